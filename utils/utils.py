@@ -1,0 +1,199 @@
+"""Seeds, logging, durations and files that are either complete or absent."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import random
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOGGER_ROOT = "ssgvqa"
+TEMPORARY = ".tmp-"
+REPLACED = ".old-"
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch (all devices)."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)  # noqa: NPY002 (libraries draw from the global generator)
+    torch.manual_seed(seed)
+
+
+# Logging
+
+
+def get_logger(name: str) -> logging.Logger:
+    """A logger below the project's own root, so that `setup_logging` does not touch the loggers of libraries."""
+    return logging.getLogger(f"{LOGGER_ROOT}.{name}")
+
+
+def setup_logging(logfile: str | Path | None = None, level: int = logging.INFO) -> None:
+    """Send the project's messages to stderr (bare) and, with a date, to the end of `logfile`. May be called again."""
+    root = logging.getLogger(LOGGER_ROOT)
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(level)
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    root.addHandler(console)
+    if logfile is not None:
+        Path(logfile).parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(logfile, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root.addHandler(file)
+
+
+def format_duration(seconds: float) -> str:
+    """`42 s`, `3 min 05 s`, `2 h 07 min` or `3 d 04 h`; `unknown` for what is not a finite number."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    total = max(0, round(seconds))
+    days, hours, minutes = total // 86400, total // 3600 % 24, total // 60 % 60
+    if days:
+        return f"{days} d {hours:02d} h"
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    if minutes:
+        return f"{minutes} min {total % 60:02d} s"
+    return f"{total} s"
+
+
+# Files
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write a file so that readers, and a crash at any moment, find the old content or the new, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _sibling(path, TEMPORARY)
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync_directory(path.parent)
+
+
+def write_json(path: str | Path, obj: object) -> None:
+    """`write_atomic` of `obj` as indented JSON. NaN and infinities become null; NumPy values are numbers and lists."""
+    write_atomic(path, json.dumps(_jsonable(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def atomic_directory(final: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside `final`; on success its files reach the disk and it takes the place of `final`.
+
+    On any exception the folder is removed and `final` is as it was. A killed process can leave hidden folders behind:
+    `clean_leftovers` removes them.
+    """
+    final = Path(final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _sibling(final, TEMPORARY)
+    temporary.mkdir()
+    try:
+        yield temporary
+        _fsync_tree(temporary)
+        _take_place(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _fsync_directory(final.parent)
+
+
+def clean_leftovers(parent: str | Path) -> list[str]:
+    """Mend a folder after a kill: restore what was being replaced, delete what was half written; return the names.
+
+    Only for a folder that no other process is writing to.
+    """
+    mended = []
+    for entry in sorted(Path(parent).iterdir()):
+        name, replaced, _ = entry.name[1:].rpartition(REPLACED)
+        if not entry.name.startswith("."):
+            continue
+        if replaced and not (entry.parent / name).exists():
+            os.rename(entry, entry.parent / name)
+        elif replaced or TEMPORARY in entry.name:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        else:
+            continue
+        mended.append(entry.name)
+    return mended
+
+
+def _sibling(path: Path, kind: str) -> Path:
+    return path.parent / f".{path.name}{kind}{secrets.token_hex(4)}"
+
+
+def _take_place(temporary: Path, final: Path) -> None:
+    """Rename `temporary` to `final`. A folder with files cannot be renamed over, so an old one steps aside first."""
+    if not final.exists():
+        os.rename(temporary, final)
+        return
+    old = _sibling(final, REPLACED)
+    os.rename(final, old)
+    try:
+        os.rename(temporary, final)
+    except BaseException:
+        os.rename(old, final)
+        raise
+    shutil.rmtree(old)
+
+
+def _fsync_tree(folder: Path) -> None:
+    for directory, _, files in os.walk(folder):
+        for name in files:
+            with open(os.path.join(directory, name), "rb") as file:
+                os.fsync(file.fileno())
+        _fsync_directory(directory)
+
+
+def _fsync_directory(folder: str | Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder; its renames are durable by themselves
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _jsonable(obj: object) -> object:
+    """`obj` with strict JSON values only; TypeError for what has no such form."""
+    if isinstance(obj, float):
+        return obj if math.isfinite(obj) else None
+    if obj is None or isinstance(obj, (str, int)):
+        return obj
+    if isinstance(obj, dict):
+        return {_json_key(key): _jsonable(value) for key, value in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return [_jsonable(value) for value in obj]
+    if isinstance(obj, Path):
+        return str(obj)
+    if hasattr(obj, "tolist"):  # NumPy and PyTorch
+        return _jsonable(obj.tolist())
+    raise TypeError(f"no JSON form for {type(obj).__name__}")
+
+
+def _json_key(key: object) -> str:
+    if isinstance(key, str):
+        return key
+    number = _jsonable(key)
+    if isinstance(number, int) and not isinstance(number, bool):
+        return str(number)
+    raise TypeError(f"a JSON key must be a string or a whole number, not {type(key).__name__}")
