@@ -1,0 +1,13 @@
+"""The index: a release as memory-mapped columnar tables and a store of images resized once.
+
+```
+<index>/index.json            identity, vocabularies, counts of every question by its fate, problems by kind
+<index>/tables/*.arrow        questions, studies, images, boxes, findings, texts, question_ids
+<index>/images/pixels.u8      grey images one behind the other, shorter side `data.image_store_size`
+```
+"""
+
+from data.index.build import build_index, ensure_index
+from data.index.store import SPLITS, Index, open_index
+
+__all__ = ["SPLITS", "Index", "build_index", "ensure_index", "open_index"]

@@ -1,0 +1,268 @@
+"""Building an index: one parallel pass over a release; can be interrupted and continued; appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from configs.mimic_cxr_config import Config, DataConfig
+from data import label_space
+from data.index.part import ImageJob, StudyJob, build_part
+from data.index.store import COLUMNS, FORMAT, META, SPLITS, Index, open_index, write_table
+from data.label_space import CHEXPERT
+from data.release import Release, open_release
+from data.vocabulary import Vocabulary
+from utils.errors import DataError
+from utils.utils import atomic_directory, get_logger, write_json
+
+STUDIES_PER_PART = 100
+FEW = 2
+"""So many bad files never stop a build: they are counted and named in `problems.jsonl`."""
+FRONTAL = ("AP", "PA")
+_LATERAL = ("LATERAL", "LL", "RL", "XTABLE LATERAL")
+
+log = get_logger(__name__)
+
+
+def ensure_index(config: Config, workers: int | None = None) -> Index:
+    """Open the index of the configured release, building it first when there is none.
+
+    Raises:
+        DataError: no release, an unusable one, or an index in `data.index_dir` that belongs to another release or settings.
+    """
+    release = open_release(config.data.mimic_cxr_path, config.data.mimic_qa_path)
+    identity = index_identity(release, config.data)
+    path = index_path(config.data, identity)
+    if not (path / META).exists():
+        return build_index(release, config.data, path, workers)
+    index = open_index(path)
+    if index.fingerprint != identity["fingerprint"]:
+        different = [k for k in identity if k != "fingerprint" and identity[k] != index.meta.get("identity", {}).get(k)]
+        raise DataError(
+            f"the index in {path} was built from other data or settings ({', '.join(different)} differ); "
+            "delete that folder or name another one with data.index_dir"
+        )
+    return index
+
+
+def index_identity(release: Release, data: DataConfig) -> dict[str, str | int]:
+    """Everything that decides what is in the index, and `fingerprint`, a hash of it (16 hex digits)."""
+    identity: dict[str, str | int] = {
+        "format": FORMAT,
+        "release": release.fingerprint(),
+        "image_store_size": data.image_store_size or data.image_size,
+        "view_filter": data.view_filter,
+        "label_space": label_space.checksum(),
+    }
+    identity["fingerprint"] = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return identity
+
+
+def index_path(data: DataConfig, identity: dict) -> Path:
+    """Folder of the index: `data.index_dir`, or `./data_cache/<fingerprint>`."""
+    return Path(data.index_dir) if data.index_dir else Path("data_cache") / str(identity["fingerprint"])
+
+
+def build_index(release: Release, data: DataConfig, path: Path, workers: int | None = None) -> Index:
+    """Build the index of a release into the folder `path`.
+
+    Args:
+        workers: processes; all cores when None.
+    Raises:
+        DataError: more than `data.max_bad_fraction` of the images or studies cannot be used.
+    """
+    identity = index_identity(release, data)
+    jobs = plan_studies(release, data.view_filter)
+    if not jobs:
+        raise DataError(f"no study with questions found in {data.mimic_qa_path}")
+    parts = [jobs[i : i + STUDIES_PER_PART] for i in range(0, len(jobs), STUDIES_PER_PART)]
+    work = path.with_name(path.name + ".partial")
+    _open_work_folder(work, identity)
+    log.info("building the index of %s studies in %s", f"{len(jobs):,}", path)
+    vocabulary = Vocabulary(tuple(release.entities), tuple(release.region_names))
+    _build_parts(release, parts, vocabulary, int(identity["image_store_size"]), work, workers or os.cpu_count() or 1)
+    folders = [work / f"part-{i:06d}" for i in range(len(parts))]
+    problems = _check_problems(folders, jobs, data.max_bad_fraction, work)
+    with atomic_directory(path) as folder:
+        _assemble(folders, folder, identity, release, vocabulary, problems)
+    shutil.rmtree(work)
+    return open_index(path)
+
+
+def plan_studies(release: Release, view_filter: str) -> list[StudyJob]:
+    """All studies that have questions, in index order (split, patient, study), each with its usable images."""
+    images = release.images
+    images = images.assign(area=images["rows"].astype("int64") * images["columns"], pa=images["view"] != "PA")
+    images = images.sort_values(["study_id", "pa", "area", "dicom_id"], ascending=[True, True, False, True])
+    views = images["view"].astype(str)
+    if view_filter == "frontal_only":
+        wanted, missing = views.isin(FRONTAL), "no_frontal_image"
+    elif view_filter == "lateral_only":
+        wanted, missing = views.isin(_LATERAL), "no_lateral_image"
+    else:
+        wanted, missing = pd.Series(True, index=images.index), "no_image"
+    split_of = dict(zip(images["study_id"], images["split"].astype(str)))
+    chosen: dict[int, list[ImageJob]] = {}
+    for row in images[wanted].itertuples(index=False):
+        job = ImageJob(row.dicom_id, str(row.view), release.image_path(row), int(row.columns), int(row.rows))
+        chosen.setdefault(int(row.study_id), []).append(job)
+    labels = {study: tuple(values) for study, values in zip(release.chexpert.index, release.chexpert.to_numpy())}
+    blank = (float("nan"),) * len(CHEXPERT)
+    jobs = []
+    for subject_id, study_id in release.studies():
+        known = study_id in split_of
+        split = split_of[study_id] if known else "unknown"
+        images_of = tuple(chosen.get(study_id, ())) if split in SPLITS else ()
+        reason = "" if images_of else (missing if known else "study_not_in_image_tables")
+        jobs.append(StudyJob(subject_id, study_id, split, images_of, labels.get(study_id, blank), reason))
+    order = {name: i for i, name in enumerate(SPLITS)}
+    return sorted(jobs, key=lambda j: (order.get(j.split, len(order)), j.subject_id, j.study_id))
+
+
+def _open_work_folder(work: Path, identity: dict) -> None:
+    """Make or reuse the folder of finished parts; parts of another release or of other settings are thrown away."""
+    plan = work / "plan.json"
+    if plan.exists() and json.loads(plan.read_text()) == identity:
+        done = sum(1 for _ in work.glob("part-*[0-9]"))
+        log.info("continuing: %d parts are there already", done)
+        return
+    if work.exists():
+        shutil.rmtree(work)
+    try:
+        work.mkdir(parents=True)
+    except OSError as error:
+        raise DataError(f"cannot write the index to {work.parent} ({error.strerror}); name a folder with data.index_dir") from error
+    write_json(plan, identity)
+
+
+def _build_parts(release: Release, parts: list, vocabulary: Vocabulary, side: int, work: Path, workers: int) -> None:
+    todo = [(i, work / f"part-{i:06d}") for i in range(len(parts))]
+    todo = [(i, target) for i, target in todo if not target.exists()]
+    studies = sum(len(p) for p in parts)
+    done = studies - sum(len(parts[i]) for i, _ in todo)
+    with tqdm(total=studies, initial=done, unit="study", desc="index", disable=None) as bar:
+        if workers == 1 or len(todo) <= 1:
+            for i, target in todo:
+                build_part(release, parts[i], vocabulary.entity_index, side, target)
+                bar.update(len(parts[i]))
+            return
+        # spawn: the parent may hold threads (pyarrow) that do not survive a fork
+        with ProcessPoolExecutor(min(workers, len(todo)), mp_context=get_context("spawn")) as pool:
+            futures = {
+                pool.submit(build_part, release, parts[i], vocabulary.entity_index, side, target): i for i, target in todo
+            }
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    bar.update(len(parts[futures[future]]))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def _check_problems(folders: list[Path], jobs: list[StudyJob], most: float, work: Path) -> list[dict]:
+    """Collect what could not be read; stop when it is more than the set share."""
+    problems = [p for folder in folders for p in json.loads((folder / "strings.json").read_text())["problems"]]
+    kinds = Counter(p["kind"] for p in problems)
+    totals = {"image": sum(len(j.images) for j in jobs), "study": len(jobs)}
+    for unit, bad in (
+        ("image", kinds["image_missing"] + kinds["image_unreadable"]),
+        ("study", kinds["unreadable_questions"] + kinds["graph_unreadable"]),
+    ):
+        if bad > max(FEW, most * totals[unit]):
+            first = next(p for p in problems if p["kind"].startswith(("image_", "unreadable", "graph_unreadable")))
+            raise DataError(
+                f"{bad:,} of {totals[unit]:,} {unit} files cannot be read, more than data.max_bad_fraction = {most:g}; "
+                f"the first: {first['message']}. Mend them (the finished parts in {work} are kept: delete that folder "
+                "after mending) or allow more with --set data.max_bad_fraction=..."
+            )
+    return problems
+
+
+def _assemble(folders, target: Path, identity, release: Release, vocabulary: Vocabulary, problems: list[dict]) -> None:
+    """Join the parts into the final tables and the image store."""
+    (target / "tables").mkdir()
+    (target / "images").mkdir()
+    columns: dict[str, dict[str, list[np.ndarray]]] = {t: {c: [] for c in names} for t, names in COLUMNS.items()}
+    columns["studies"]["chexpert"], columns["boxes"]["box"] = [], []
+    texts: dict[str, int] = {}
+    question_ids: dict[str, int] = {}
+    image_ids, views, counts, names = [], [], Counter(), Counter()
+    rows = Counter()
+    with (target / "images" / "pixels.u8").open("wb") as pixels:
+        for folder in folders:
+            strings = json.loads((folder / "strings.json").read_text())
+            part = dict(np.load(folder / "columns.npz", allow_pickle=False))
+            _shift(part, rows, pixels.tell())
+            part["questions.text"] = _recode(part["questions.text"], strings["texts"], texts)
+            part["questions.question_id"] = _recode(part["questions.question_id"], strings["question_ids"], question_ids)
+            for key, values in part.items():
+                table, column = key.split(".")
+                columns[table][column].append(values)
+            rows.update({t: len(columns[t][next(iter(COLUMNS[t]))][-1]) for t in COLUMNS})
+            image_ids += strings["image_ids"]
+            views += strings["views"]
+            counts.update({tuple(c[:3]): c[3] for c in strings["counts"]})
+            names.update({tuple(c[:2]): c[2] for c in strings["names"]})
+            with (folder / "pixels.u8").open("rb") as source:
+                shutil.copyfileobj(source, pixels, 1 << 22)
+    tables = {t: {c: np.concatenate(values) for c, values in cs.items()} for t, cs in columns.items()}
+    tables["images"] |= {"image_id": image_ids, "view": views}
+    tables["texts"], tables["question_ids"] = {"value": list(texts)}, {"value": list(question_ids)}
+    for name, table in tables.items():
+        write_table(target / "tables" / f"{name}.arrow", table)
+    with (target / "problems.jsonl").open("w") as file:
+        file.writelines(json.dumps(p) + "\n" for p in problems)
+    write_json(target / META, _meta(identity, release, vocabulary, counts, names, problems, rows))
+
+
+def _shift(part: dict[str, np.ndarray], rows: Counter, pixel_offset: int) -> None:
+    """Turn row numbers and offsets inside a part into those of the whole index."""
+    for key, by in (
+        ("questions.study", "studies"),
+        ("images.study", "studies"),
+        ("studies.question_start", "questions"),
+        ("studies.image_start", "images"),
+        ("images.box_start", "boxes"),
+        ("images.finding_start", "findings"),
+    ):
+        part[key] = part[key] + np.array(rows[by], dtype=part[key].dtype)
+    part["images.offset"] = part["images.offset"] + np.uint64(pixel_offset)
+
+
+def _recode(codes: np.ndarray, local: list[str], shared: dict[str, int]) -> np.ndarray:
+    """Codes into a part's list of strings -> codes into the index's."""
+    table = np.array([shared.setdefault(text, len(shared)) for text in local] or [0], dtype=np.uint32)
+    return table[codes]
+
+
+def _meta(identity, release: Release, vocabulary: Vocabulary, counts, names, problems, rows) -> dict:
+    by_split: dict[str, dict[str, dict[str, int]]] = {}
+    for (split, question_type, fate), n in sorted(counts.items()):
+        by_split.setdefault(split, {}).setdefault(question_type, {})[fate] = n
+    unmapped: dict[str, dict[str, int]] = {}
+    for (kind, value), n in names.most_common():
+        unmapped.setdefault(kind, {})[value] = n
+    return {
+        "format": FORMAT,
+        "fingerprint": identity["fingerprint"],
+        "identity": identity,
+        "label_space": label_space.checksum(),
+        "synthetic": release.is_synthetic,
+        "credentialed": not release.is_synthetic,
+        "vocabulary": vocabulary.as_json(),
+        "rows": dict(rows),
+        "counts": by_split,
+        "unmapped": unmapped,
+        "problems": dict(Counter(p["kind"] for p in problems)),
+    }

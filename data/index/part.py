@@ -1,0 +1,198 @@
+"""One part of an index: some studies read, parsed, their images resized. Parts are the unit of parallel and resumed work."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data import images as image_files
+from data.answers import Dropped, parse_question
+from data.index.store import COLUMNS, SPLITS
+from data.label_space import QUESTION_TYPES
+from data.release import Release
+from data.scene_graph import parse_scene_graph
+from utils.errors import DataError
+from utils.utils import atomic_directory
+
+@dataclass(frozen=True)
+class ImageJob:
+    """One image of a study; size as the release's table says, 0 when it does not."""
+
+    image_id: str
+    view: str
+    path: Path
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class StudyJob:
+    """One study with its usable images, the canonical one first. `reason` says why there are none."""
+
+    subject_id: int
+    study_id: int
+    split: str
+    images: tuple[ImageJob, ...]
+    chexpert: tuple[float, ...]
+    reason: str = ""
+
+
+@dataclass
+class PartWriter:
+    """Rows of one part, before they are written."""
+
+    columns: dict[str, dict[str, list]] = field(
+        default_factory=lambda: {table: {name: [] for name in names} for table, names in COLUMNS.items()}
+    )
+    chexpert: list = field(default_factory=list)
+    boxes: list = field(default_factory=list)
+    image_ids: list[str] = field(default_factory=list)
+    views: list[str] = field(default_factory=list)
+    texts: dict[str, int] = field(default_factory=dict)
+    question_ids: dict[str, int] = field(default_factory=dict)
+    counts: Counter = field(default_factory=Counter)
+    """(split, question type, fate) -> questions"""
+    names: Counter = field(default_factory=Counter)
+    """(kind, value) of everything that no table knows"""
+    problems: list[dict] = field(default_factory=list)
+    offset: int = 0
+
+    def add(self, table: str, **values: object) -> None:
+        for name, value in values.items():
+            self.columns[table][name].append(value)
+
+    def size(self, table: str) -> int:
+        return len(next(iter(self.columns[table].values())))
+
+
+def build_part(release: Release, jobs: list[StudyJob], entity_index: dict[str, int], side: int, target: Path) -> None:
+    """Read the studies of `jobs` and write them as a folder `target`, complete or not at all.
+
+    Args:
+        side: shorter side of the stored images in pixels.
+    """
+    with atomic_directory(target) as folder:
+        part = PartWriter()
+        with (folder / "pixels.u8").open("wb") as pixels:
+            for job in jobs:
+                _add_study(part, release, job, entity_index, side, pixels)
+        arrays = {
+            f"{table}.{name}": np.array(part.columns[table][name], dtype=dtype)
+            for table, names in COLUMNS.items()
+            for name, dtype in names.items()
+        }
+        arrays["studies.chexpert"] = np.array(part.chexpert, dtype=np.float32).reshape(-1, 14)
+        arrays["boxes.box"] = np.concatenate([np.zeros((0, 4), np.float32), *part.boxes])
+        np.savez(folder / "columns.npz", **arrays)
+        strings = {
+            "texts": list(part.texts),
+            "question_ids": list(part.question_ids),
+            "image_ids": part.image_ids,
+            "views": part.views,
+            "counts": [[*key, n] for key, n in part.counts.items()],
+            "names": [[*key, n] for key, n in part.names.items()],
+            "problems": part.problems,
+        }
+        (folder / "strings.json").write_text(json.dumps(strings))
+
+
+def _add_study(part: PartWriter, release: Release, job: StudyJob, entity_index: dict, side: int, pixels) -> None:
+    try:
+        questions = release.read_qa(job.subject_id, job.study_id).get("questions") or []
+    except DataError as error:
+        # how many questions it holds cannot be known; the study is counted instead
+        part.problems.append({"kind": "unreadable_questions", "study": job.study_id, "message": str(error)})
+        return
+    parsed = [parse_question(q, part.names) for q in questions]
+    kept = [q for q in parsed if not isinstance(q, Dropped)]
+    for dropped in parsed:
+        if isinstance(dropped, Dropped):
+            part.counts[job.split, dropped.type, dropped.reason] += 1
+    usable, reason = (_store_images(part, job, side, pixels) if kept and job.images else ([], job.reason))
+    if not usable:
+        for q in kept:
+            part.counts[job.split, QUESTION_TYPES[q.type].name, reason or "image_unreadable"] += 1
+        return
+    _add_graphs(part, release, job, usable, entity_index)
+    study = part.size("studies")
+    part.add(
+        "studies",
+        subject_id=job.subject_id,
+        study_id=job.study_id,
+        split=SPLITS.index(job.split),
+        question_start=part.size("questions"),
+        question_count=len(kept),
+        image_start=part.size("images") - len(usable),
+        image_count=len(usable),
+    )
+    part.chexpert.append(job.chexpert)
+    for q in kept:
+        part.counts[job.split, QUESTION_TYPES[q.type].name, "target"] += 1
+        part.add(
+            "questions",
+            study=study,
+            text=part.texts.setdefault(q.text, len(part.texts)),
+            type=q.type,
+            head=q.head,
+            target=q.target,
+            grade=q.grade,
+            question_id=part.question_ids.setdefault(q.question_id, len(part.question_ids)),
+        )
+
+
+def _store_images(part: PartWriter, job: StudyJob, side: int, pixels) -> tuple[list[tuple[ImageJob, int, int]], str]:
+    """Decode and append the images of a study; (image, width, height) of those that could be read."""
+    usable = []
+    for image in job.images:
+        try:
+            array, width, height = image_files.decode(image.path, side)
+        except DataError as error:
+            kind = "image_missing" if not image.path.exists() else "image_unreadable"
+            part.problems.append({"kind": kind, "image": image.image_id, "message": str(error)})
+            continue
+        if image.width and (image.width, image.height) != (width, height):
+            # boxes are in pixels of the JPEG, so its own size is the one that counts
+            part.problems.append({"kind": "size_differs", "image": image.image_id, "message": f"{image.path}"})
+        usable.append((image, width, height))
+        part.add(
+            "images",
+            study=part.size("studies"),
+            width=width,
+            height=height,
+            stored_width=array.shape[1],
+            stored_height=array.shape[0],
+            offset=part.offset,
+        )
+        part.image_ids.append(image.image_id)
+        part.views.append(image.view)
+        pixels.write(array.tobytes())
+        part.offset += array.size
+    missing = all(not image.path.exists() for image in job.images)
+    return usable, "image_missing" if missing else "image_unreadable"
+
+
+def _add_graphs(part: PartWriter, release: Release, job: StudyJob, usable: list, entity_index: dict) -> None:
+    raw = None
+    try:
+        raw = release.read_scene_graph(job.subject_id, job.study_id)
+        if raw is None:
+            part.problems.append({"kind": "graph_missing", "study": job.study_id, "message": "no scene graph"})
+    except DataError as error:
+        part.problems.append({"kind": "graph_unreadable", "study": job.study_id, "message": str(error)})
+    for image, width, height in usable:
+        graph = parse_scene_graph(raw or {}, image.image_id, width, height, entity_index, part.names)
+        part.add(
+            "images",
+            box_start=part.size("boxes"),
+            box_count=len(graph.box_regions),
+            finding_start=part.size("findings"),
+            finding_count=len(graph.regions),
+        )
+        part.columns["boxes"]["region"].extend(graph.box_regions.tolist())
+        part.boxes.append(graph.boxes.astype(np.float32).reshape(-1, 4))
+        for name in ("regions", "entity", "kind", "from_report"):
+            part.columns["findings"][name].extend(getattr(graph, name).tolist())

@@ -1,0 +1,99 @@
+"""Is a release ready to train on? Problems with what to do about them, before hours are spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from data.release.reader import FRONTAL_VIEWS, Release
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something a user should know before training; with severity `error` it cannot work."""
+
+    severity: str
+    what: str
+    where: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.what} ({self.where}): {self.mend}"
+
+
+def check(release: Release, sample: int = 2000, max_bad_fraction: float = 0.01) -> list[Problem]:
+    """Readiness problems, errors first; an empty list when there are none.
+
+    Args:
+        sample: most images whose file is looked for.
+        max_bad_fraction: largest share of images without a file that is not an error (`data.max_bad_fraction`).
+    """
+    problems = [*_splits(release), *_studies(release), *_files(release, sample, max_bad_fraction), *_tables(release)]
+    return sorted(problems, key=lambda p: p.severity != "error")
+
+
+def _splits(release: Release) -> list[Problem]:
+    images, qba = release.images, {study for _, study in release.studies()}
+    with_questions = images[images["study_id"].isin(qba)]
+    where = str(release.jpg.tables["split"])
+    found = []
+    for split, severity in (("train", "error"), ("validate", "error"), ("test", "warning")):
+        if not (with_questions["split"] == split).any():
+            mend = "use a complete copy of both releases" if severity == "error" else "evaluation on it is not possible"
+            found.append(Problem(severity, f"no study of the {split} split has questions", where, mend))
+    if not with_questions["view"].isin(FRONTAL_VIEWS).any():
+        where = str(release.jpg.tables["metadata"])
+        mend = "set data.view_filter to all or lateral_only, or use a complete copy"
+        found.append(
+            Problem("error", "no frontal image (ViewPosition AP or PA) of a study with questions", where, mend)
+        )
+    return found
+
+
+def _studies(release: Release) -> list[Problem]:
+    studies = set(release.studies())
+    known = set(release.images[["subject_id", "study_id"]].drop_duplicates().itertuples(index=False, name=None))
+    found = []
+    if lost := len(studies - known):
+        severity = "error" if lost == len(studies) else "warning"
+        what = f"{lost:,} of {len(studies):,} studies with questions have no image in the tables"
+        mend = "they are left out; use the releases that belong together if these are too many"
+        found.append(Problem(severity, what, str(release.jpg.root), mend))
+    graphs = release.scene_graph_studies()
+    if not graphs:
+        what, mend = (
+            "no scene graphs",
+            "download scene_data.zip (scene_graph.zip in an export): the model learns its graph from them",
+        )
+        found.append(Problem("error", what, str(release.qba.root), mend))
+    elif bare := len(studies - graphs):
+        what = f"{bare:,} of {len(studies):,} studies have no scene graph"
+        where = str(release.qba.scene_zip or release.qba.scene_folder)
+        found.append(Problem("warning", what, where, "these studies train without graph supervision"))
+    if bare := len({study for _, study in studies & known} - set(release.chexpert.index)):
+        what = f"{bare:,} studies have no CheXpert labels"
+        found.append(Problem("warning", what, str(release.jpg.tables["chexpert"]), "these studies train without them"))
+    return found
+
+
+def _files(release: Release, sample: int, max_bad_fraction: float) -> list[Problem]:
+    paths = release.images.loc[release.images["study_id"].isin({s for _, s in release.studies()}), "path"]
+    looked_at = paths.iloc[:: max(1, -(-len(paths) // sample))]  # evenly spread, at most `sample`
+    missing = sum(not release.image_path(path).is_file() for path in looked_at)
+    if not missing:
+        return []
+    severity = "error" if missing > max_bad_fraction * len(looked_at) else "warning"
+    what = f"{missing:,} of {len(looked_at):,} images looked for have no file"
+    where = str(release.jpg.root / (release.jpg.image_prefix + "p10"))
+    return [Problem(severity, what, where, "finish the download of the images")]
+
+
+def _tables(release: Release) -> list[Problem]:
+    found = []
+    if release.radiologist is None:
+        what = "no radiologist's labels (mimic-cxr-2.1.0-test-set-labeled.csv)"
+        mend = "part of MIMIC-CXR-JPG 2.1.0; without it CheXpert results are measured against CheXpert labels only"
+        found.append(Problem("warning", what, str(release.jpg.root), mend))
+    for kind, count in sorted(release.problems.items()):
+        what = f"{count:,} {kind.replace('_', ' ')}"
+        found.append(Problem("warning", what, str(release.jpg.root), "they are left out"))
+    return found

@@ -1,0 +1,213 @@
+"""The phantom's body: shape, pose, outlines of the organs, and the boxes of the named regions.
+
+Chest frame: x = 0 on the midline and +-1 at the chest wall, positive towards the patient's LEFT, which is the right
+of a frontal film; y = 0 at the top of the lungs and 1 at the diaphragm. A `Pose` takes frame points to image pixels.
+Outlines are (n, 2) float arrays of frame points.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+SIDES = {"right": -1.0, "left": 1.0}
+"""Sign of x of each side of the patient."""
+
+_LATERAL_Y = (0.0, 0.04, 0.14, 0.32, 0.55, 0.8, 1.1)
+_LATERAL_X = (0.32, 0.46, 0.64, 0.80, 0.89, 0.94, 0.96)
+_MEDIAL_Y = (0.0, 0.05, 0.2, 0.45, 0.8, 1.1)
+_MEDIAL_X = (0.26, 0.17, 0.15, 0.18, 0.2, 0.2)
+
+
+@dataclass(frozen=True)
+class Body:
+    """What stays the same in all films of a patient, in chest-frame units."""
+
+    aspect: float
+    """Chest width over lung height in pixels, about 0.95 to 1.35."""
+    wall: float
+    """Thickness of the soft tissue outside the ribs."""
+    heart: float
+    """Width of the normal heart; the chest is 2 wide."""
+    heart_tilt: float
+    mediastinum: float
+    """Half width of the normal mediastinum."""
+    knob: float
+    """How far the aortic knob stands out to the left."""
+    dome: float
+    """Height of the diaphragm domes."""
+    step: float
+    """How much higher the right dome stands."""
+    shoulder: float
+    breast: float
+    """Opacity of the breast shadows, 0 to 0.2."""
+    spine: float
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Chest frame to pixels of one image."""
+
+    width: int
+    height: int
+    center: tuple[float, float]
+    """Pixel of the frame point (0, 0.5)."""
+    half_width: float
+    """Pixels of one unit of x."""
+    lung_height: float
+    """Pixels of one unit of y."""
+    tilt: float
+    """Radians."""
+
+    def pixels(self, points: np.ndarray) -> np.ndarray:
+        """(n, 2) frame points -> (n, 2) pixel coordinates."""
+        points = np.asarray(points, dtype=np.float64)
+        x, y = points[:, 0] * self.half_width, (points[:, 1] - 0.5) * self.lung_height
+        cos, sin = math.cos(self.tilt), math.sin(self.tilt)
+        return np.stack([self.center[0] + cos * x - sin * y, self.center[1] + sin * x + cos * y], axis=1)
+
+    def half(self) -> Pose:
+        """The same in a film of half the size, for what is soft enough to be drawn small and enlarged."""
+        width, height = (self.width + 1) // 2, (self.height + 1) // 2
+        center = (self.center[0] * width / self.width, self.center[1] * height / self.height)
+        return Pose(width, height, center, self.half_width / 2, self.lung_height / 2, self.tilt)
+
+    def box(self, points: np.ndarray) -> list[float]:
+        """Bounding box x1, y1, x2, y2 of frame points in pixels, one decimal, clipped to the image."""
+        pixels = self.pixels(points)
+        limit = (self.width, self.height)
+        low = np.clip(pixels.min(axis=0), 0, limit)
+        high = np.clip(pixels.max(axis=0), 0, limit)
+        return [round(float(v), 1) for v in (*low, *high)]
+
+
+def draw_body(rng: np.random.Generator) -> Body:
+    """A random patient within normal limits."""
+    return Body(
+        aspect=rng.uniform(0.98, 1.32),
+        wall=rng.uniform(0.06, 0.22),
+        heart=rng.uniform(0.72, 0.92),
+        heart_tilt=rng.uniform(0.25, 0.6),
+        mediastinum=rng.uniform(0.13, 0.17),
+        knob=rng.uniform(0.02, 0.08),
+        dome=rng.uniform(0.09, 0.16),
+        step=rng.uniform(0.02, 0.07),
+        shoulder=rng.uniform(-0.02, 0.08),
+        breast=float(rng.random() < 0.4) * rng.uniform(0.06, 0.16),
+        spine=rng.uniform(0.07, 0.1),
+    )
+
+
+def draw_pose(rng: np.random.Generator, body: Body, longest: tuple[int, int]) -> Pose:
+    """A random frame and position of this body in a film whose longer side lies in `longest` (pixels)."""
+    long_side = int(rng.integers(longest[0], longest[1] + 1))
+    ratio = rng.uniform(0.8, 1.2)  # width over height
+    width, height = (long_side, round(long_side / ratio)) if ratio >= 1 else (round(long_side * ratio), long_side)
+    half_width = width * rng.uniform(0.34, 0.44)
+    lung_height = 2 * half_width / body.aspect
+    if lung_height > 0.8 * height:
+        lung_height = height * rng.uniform(0.68, 0.8)
+        half_width = lung_height * body.aspect / 2
+    slack_x, slack_y = width / 2 - half_width * 0.95, height / 2 - lung_height * 0.56
+    center = (
+        width / 2 + np.clip(rng.uniform(-0.07, 0.07) * width, -slack_x, slack_x),
+        height / 2 + np.clip(rng.uniform(-0.06, 0.06) * height, -slack_y, slack_y),
+    )
+    tilt = math.radians(rng.uniform(-6, 6))
+    return Pose(width, height, (float(center[0]), float(center[1])), half_width, lung_height, tilt)
+
+
+def lateral_edge(y: np.ndarray) -> np.ndarray:
+    """|x| of the inner chest wall at height y."""
+    return np.interp(y, _LATERAL_Y, _LATERAL_X)
+
+
+def medial_edge(y: np.ndarray) -> np.ndarray:
+    """|x| of the lung's inner border at height y."""
+    return np.interp(y, _MEDIAL_Y, _MEDIAL_X)
+
+
+def diaphragm(body: Body, side: str, x: np.ndarray) -> np.ndarray:
+    """y of the diaphragm of a side at |x|: a dome, lowest in the costophrenic angle."""
+    top = 0.94 - body.dome - (body.step if side == "right" else 0.0) * 0.5
+    x = np.abs(x)
+    inner = np.clip((0.45 - x) / 0.3, 0, None) ** 2 * 0.35
+    outer = np.clip((x - 0.45) / 0.5, 0, None) ** 2
+    return top + (1.06 - top) * np.clip(inner + outer, 0, 1)
+
+
+def lung(body: Body, side: str, inset: float = 0.0, apex: float = 0.0) -> np.ndarray:
+    """Outline of a lung. A collapsed one ends `inset` inside the chest wall and `apex` below its top."""
+    y_side = np.linspace(apex, 1.04, 24)
+    lateral = lateral_edge(y_side) - inset * np.clip((1.15 - y_side) / 0.5, 0.15, 1)
+    lateral = np.maximum(lateral, medial_edge(y_side) + 0.06)
+    x_base = np.linspace(lateral[-1], 0.2, 20)
+    base = np.stack([x_base, diaphragm(body, side, x_base)], axis=1)
+    outer = np.stack([lateral, y_side], axis=1)
+    outer = outer[outer[:, 1] < diaphragm(body, side, outer[:, 0])]
+    y_in = np.linspace(base[-1, 1], apex + 0.01, 16)
+    inner = np.stack([medial_edge(y_in), y_in], axis=1)
+    points = np.concatenate([outer, base, inner])
+    return points * (SIDES[side], 1.0)
+
+
+def ellipse(x: float, y: float, rx: float, ry: float, tilt: float = 0.0, n: int = 40) -> np.ndarray:
+    """Outline of an ellipse in the frame; `tilt` in radians."""
+    t = np.linspace(0, 2 * math.pi, n, endpoint=False)
+    u, v = rx * np.cos(t), ry * np.sin(t)
+    return np.stack([x + u * math.cos(tilt) - v * math.sin(tilt), y + u * math.sin(tilt) + v * math.cos(tilt)], axis=1)
+
+
+def heart(body: Body, enlarged: float = 1.0) -> np.ndarray:
+    """Outline of the heart, `enlarged` times as wide as normal."""
+    width = body.heart * enlarged
+    height = 0.21 * (1 + 0.35 * (enlarged - 1))
+    return ellipse(0.13 * width / 0.8, 0.74 - 0.06 * (enlarged - 1), width / 2, height, body.heart_tilt * 0.35)
+
+
+def mediastinum(body: Body, widened: float = 1.0) -> np.ndarray:
+    """Outline of the mediastinum with the aortic knob; its upper part `widened` times as wide as normal."""
+    y = np.linspace(-0.08, 0.9, 30)
+    bulge = 1 + (widened - 1) * np.exp(-(((y - 0.2) / 0.2) ** 2))
+    half = body.mediastinum * bulge * np.interp(y, (-0.1, 0.1, 0.9), (0.7, 0.95, 1.05))
+    knob = body.knob * np.exp(-(((y - 0.24) / 0.07) ** 2))
+    right, left = np.stack([-half, y], axis=1), np.stack([half + knob, y], axis=1)
+    return np.concatenate([left, right[::-1]])
+
+
+def posterior_rib(side: str, number: int) -> np.ndarray:
+    """Centre line of the back part of rib 1 to 10 from the spine outwards."""
+    t = np.linspace(0, 1, 18)
+    start = -0.05 + 0.098 * (number - 1)
+    y = start - 0.05 * np.sin(math.pi * t * 0.9) + (0.06 + 0.014 * number) * t**2
+    x = 0.08 + (lateral_edge(y + 0.02) - 0.06) * t
+    return np.stack([x * SIDES[side], y], axis=1)
+
+
+def anterior_rib(side: str, number: int) -> np.ndarray:
+    """Centre line of the front part of rib 1 to 6, from the chest wall inwards and down."""
+    t = np.linspace(0, 1, 14)
+    start = 0.1 + 0.11 * (number - 1)
+    y = start + 0.2 * t + 0.05 * np.sin(math.pi * t)
+    x = lateral_edge(start) * (1 - t) + 0.3 * t
+    return np.stack([x * SIDES[side], y], axis=1)
+
+
+def torso(body: Body) -> np.ndarray:
+    """Outline of everything that is not air around the patient."""
+    wall, lift = body.wall, body.shoulder
+    half = [(0.24, -0.6), (0.24, -0.24 - lift), (0.6, -0.15 - lift), (1.1, -0.06 - lift), (1.42, 0.02)]
+    half += [(1.52, 0.25), (1.38, 0.36), (1.02 + wall, 0.34), (1.0 + wall, 0.6), (1.02 + wall, 1.1)]
+    half += [(1.0 + wall, 1.8)]
+    left = np.array(half)
+    return np.concatenate([left, (left * (-1, 1))[::-1]])
+
+
+def clavicle(side: str) -> np.ndarray:
+    """Centre line of a collar bone."""
+    t = np.linspace(0, 1, 12)
+    x = 0.1 + 0.85 * t
+    y = 0.08 - 0.14 * t + 0.03 * np.sin(2 * math.pi * t)
+    return np.stack([x * SIDES[side], y], axis=1)

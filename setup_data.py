@@ -1,0 +1,80 @@
+"""Prepare the data: extract archives, build index and image store, or write a look-alike release to try everything with.
+
+    python setup_data.py --synthetic lookalike --studies 800 --seed 0
+    python setup_data.py --extract_all --mimic_qa_path $MIMIC_QA_PATH
+    python setup_data.py --mimic_cxr_path $MIMIC_CXR_PATH --mimic_qa_path $MIMIC_QA_PATH
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from utils import cli
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    synthetic = parser.add_argument_group("look-alike release (no patient data, no clinical meaning)")
+    synthetic.add_argument("--synthetic", metavar="DIR", help="write a release into DIR, in both PhysioNet layouts")
+    synthetic.add_argument("--studies", type=int, default=800, help="number of studies (default: %(default)s)")
+    synthetic.add_argument("--seed", type=int, default=0, help="same seed, same release (default: %(default)s)")
+    synthetic.add_argument("--unzipped", action="store_true", help="folders instead of qa.zip and scene_data.zip")
+    release = parser.add_argument_group("a release on disk")
+    release.add_argument("--extract_all", action="store_true", help="unpack qa.zip and scene_data.zip beside themselves first")
+    release.add_argument("--num_workers", type=int, metavar="N", help="processes (default: all cores)")
+    cli.add_common_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.studies < 1:
+        parser.error("--studies must be at least 1")
+    return args
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    from configs.mimic_cxr_config import config_from_args, format_config
+
+    loaded = config_from_args(args)
+    if args.print_config:
+        print(format_config(loaded))
+        return 0
+    if args.synthetic:
+        return write_synthetic(args)
+    return prepare(args, loaded.config)
+
+
+def write_synthetic(args: argparse.Namespace) -> int:
+    from data.synthetic import write_release
+
+    folder = Path(args.synthetic)
+    write_release(folder, args.studies, args.seed, zipped=not args.unzipped, workers=args.num_workers)
+    print(f"wrote a look-alike release of {args.studies:,} studies (no clinical meaning); next:")
+    print(f"  export MIMIC_CXR_PATH={folder / 'mimic-cxr-jpg'} MIMIC_QA_PATH={folder / 'mimic-ext-cxr-qba'}")
+    print("  python setup_data.py --config configs/tiny_config.yaml")
+    return 0
+
+
+def prepare(args: argparse.Namespace, config) -> int:
+    from data.index import ensure_index
+    from data.release import extract_release
+    from data.summary import report_lines, summarise
+    from utils.utils import setup_logging
+
+    setup_logging()
+    if args.extract_all:
+        for line in extract_release(config.data.mimic_qa_path):
+            print(line)
+        if not config.data.mimic_cxr_path:
+            print("no index yet: give --mimic_cxr_path or set MIMIC_CXR_PATH, then run setup_data.py again")
+            return 0
+    index = ensure_index(config, args.num_workers)
+    for line in report_lines(summarise(index, config.data)):
+        print(line)
+    print(f"index: {os.path.relpath(index.path)}")
+    print("next: python analyze_data.py, then python train_mimic_cxr.py, with the same options")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
