@@ -1,6 +1,6 @@
 """Say what a release holds, what is missing, and whether training can start (exit code 0: yes, 1: no).
 
-    python analyze_data.py --mimic_cxr_path $MIMIC_CXR_PATH --mimic_qa_path $MIMIC_QA_PATH
+python analyze_data.py --mimic_cxr_path $MIMIC_CXR_PATH --mimic_qa_path $MIMIC_QA_PATH
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--output_dir", default="./analysis_output", help="where analysis_report.json goes (default: %(default)s)"
     )
-    parser.add_argument("--num_workers", type=int, metavar="N", help="processes, if the index has to be built (default: all)")
+    parser.add_argument(
+        "--num_workers", type=int, metavar="N", help="processes, if the index has to be built (default: all)"
+    )
     cli.add_common_arguments(parser)
     return parser.parse_args(argv)
 

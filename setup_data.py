@@ -1,8 +1,8 @@
 """Prepare the data: extract archives, build index and image store, or write a look-alike release to try everything with.
 
-    python setup_data.py --synthetic lookalike --studies 800 --seed 0
-    python setup_data.py --extract_all --mimic_qa_path $MIMIC_QA_PATH
-    python setup_data.py --mimic_cxr_path $MIMIC_CXR_PATH --mimic_qa_path $MIMIC_QA_PATH
+python setup_data.py --synthetic lookalike --studies 800 --seed 0
+python setup_data.py --extract_all --mimic_qa_path $MIMIC_QA_PATH
+python setup_data.py --mimic_cxr_path $MIMIC_CXR_PATH --mimic_qa_path $MIMIC_QA_PATH
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     synthetic.add_argument("--seed", type=int, default=0, help="same seed, same release (default: %(default)s)")
     synthetic.add_argument("--unzipped", action="store_true", help="folders instead of qa.zip and scene_data.zip")
     release = parser.add_argument_group("a release on disk")
-    release.add_argument("--extract_all", action="store_true", help="unpack qa.zip and scene_data.zip beside themselves first")
+    release.add_argument(
+        "--extract_all", action="store_true", help="unpack qa.zip and scene_data.zip beside themselves first"
+    )
     release.add_argument("--num_workers", type=int, metavar="N", help="processes (default: all cores)")
     cli.add_common_arguments(parser)
     args = parser.parse_args(argv)

@@ -224,10 +224,14 @@ def _write_all(
 
 
 def _chunks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, zip_path: Path) -> Iterable[bytes]:
-    """The content of an entry; `zipfile` never yields more than the declared size and checks the CRC at the end."""
+    """The content of an entry. `zipfile` checks its CRC and that it is not longer than declared, but not shorter."""
+    left = entry.file_size
     try:
         with archive.open(entry) as source:
             while chunk := source.read(_CHUNK):
+                left -= len(chunk)
                 yield chunk
+        if left:
+            raise EOFError(f"{left:,} bytes too short")
     except ZIP_ERRORS as error:
         raise DataError(f"{zip_path}: entry {entry.filename!r} is damaged ({error}): download it again") from error

@@ -124,5 +124,3 @@ class Batch(TensorGroup):
     def head_mask(self, index: int) -> Tensor:
         """(Q,) bool: questions of the head with this index."""
         return self.head == index
-
-

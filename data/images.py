@@ -82,9 +82,7 @@ class Augmentation:
     """of the full range"""
 
     @staticmethod
-    def draw(
-        rng: np.random.Generator, degrees: float, scale: float, shift: float, intensity: float
-    ) -> Augmentation:
+    def draw(rng: np.random.Generator, degrees: float, scale: float, shift: float, intensity: float) -> Augmentation:
         """A random augmentation; each argument is the largest deviation."""
         u = rng.uniform(-1, 1, size=6)
         return Augmentation(
@@ -110,7 +108,9 @@ class Frame:
     @staticmethod
     def letterbox(width: int, height: int, augmentation: Augmentation | None = None) -> Frame:
         longer = max(width, height)
-        box = np.array([[width / longer, 0, 0.5 - 0.5 * width / longer], [0, height / longer, 0.5 - 0.5 * height / longer]])
+        box = np.array(
+            [[width / longer, 0, 0.5 - 0.5 * width / longer], [0, height / longer, 0.5 - 0.5 * height / longer]]
+        )
         if augmentation is None:
             return Frame(box)
         angle = math.radians(augmentation.degrees)
@@ -178,7 +178,9 @@ class ImageStore:
         expected = int((widths.astype(np.int64) * heights.astype(np.int64)).sum())
         actual = os.path.getsize(path) if path.exists() else -1
         if actual != expected:
-            raise DataError(f"image store {path}: {actual} bytes instead of {expected}; delete the index and build it again")
+            raise DataError(
+                f"image store {path}: {actual} bytes instead of {expected}; delete the index and build it again"
+            )
         self._pixels = np.memmap(path, dtype=np.uint8, mode="r") if expected else np.zeros(0, np.uint8)
         self._offsets, self._widths, self._heights = offsets, widths, heights
 

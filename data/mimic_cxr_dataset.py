@@ -252,12 +252,16 @@ def passes_filters(index: Index, data: DataConfig) -> np.ndarray:
     elif data.quality_grade in GRADES[1:]:
         lowest = GRADES.index(data.quality_grade)
     else:
-        raise ConfigError(f"data.quality_grade = {data.quality_grade!r}: must be one of {', '.join(GRADES[:0:-1])} or all")
+        raise ConfigError(
+            f"data.quality_grade = {data.quality_grade!r}: must be one of {', '.join(GRADES[:0:-1])} or all"
+        )
     keep = index.questions["grade"] >= lowest
     if data.question_types:
         unknown = [t for t in data.question_types if t not in TYPE_INDEX]
         if unknown:
-            raise ConfigError(f"data.question_types: {unknown[0]!r} is no question type; they are {', '.join(TYPE_INDEX)}")
+            raise ConfigError(
+                f"data.question_types: {unknown[0]!r} is no question type; they are {', '.join(TYPE_INDEX)}"
+            )
         keep &= np.isin(index.questions["type"], [TYPE_INDEX[t] for t in data.question_types])
     return keep
 
@@ -280,7 +284,9 @@ def unpack_targets(heads: np.ndarray, targets: np.ndarray) -> Targets:
     )
 
 
-def graph_targets(index: Index, image_rows: np.ndarray, frames: list[Frame], weights: GraphWeights) -> SceneGraphTargets:
+def graph_targets(
+    index: Index, image_rows: np.ndarray, frames: list[Frame], weights: GraphWeights
+) -> SceneGraphTargets:
     """What the report's graphs say about some images, in the frames the model sees them in."""
     images, num = len(image_rows), len(REGIONS)
     entities = index.vocabulary.num_entities

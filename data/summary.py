@@ -66,10 +66,14 @@ def obstacles(index: Index, data: DataConfig) -> list[str]:
 def report_lines(summary: dict) -> list[str]:
     """The summary for a terminal."""
     lines = [SYNTHETIC_NOTICE] if summary["synthetic"] else []
-    lines.append(f"{'split':<10}{'patients':>10}{'studies':>10}{'images':>10}{'questions':>12}{'with target':>13}{'used':>12}")
+    lines.append(
+        f"{'split':<10}{'patients':>10}{'studies':>10}{'images':>10}{'questions':>12}{'with target':>13}{'used':>12}"
+    )
     for name, row in summary["splits"].items():
         numbers = (row[k] for k in ("patients", "studies", "images", "questions", "with_target", "used"))
-        lines.append(f"{name:<10}" + "".join(f"{n:>{w},}" for n, w in zip(numbers, (10, 10, 10, 12, 13, 12), strict=True)))
+        lines.append(
+            f"{name:<10}" + "".join(f"{n:>{w},}" for n, w in zip(numbers, (10, 10, 10, 12, 13, 12), strict=True))
+        )
     total = sum(summary["questions_by_fate"].values())
     lines.append(f"questions by fate ({total:,} in all):")
     lines += [f"  {n:>12,}  {fate}" for fate, n in summary["questions_by_fate"].items()]

@@ -38,7 +38,9 @@ def all_rows(loader_batches):
 
 
 @settings(max_examples=15, deadline=None)
-@given(counts=st.lists(st.integers(1, 13), min_size=1, max_size=8), epoch=st.integers(0, 3), batch_size=st.integers(1, 5))
+@given(
+    counts=st.lists(st.integers(1, 13), min_size=1, max_size=8), epoch=st.integers(0, 3), batch_size=st.integers(1, 5)
+)
 def test_every_question_comes_once_an_epoch(tmp_path_factory, counts, epoch, batch_size):
     studies = [{"split": "train", "questions": questions(n), "images": 1 + n % 3} for n in counts]
     index = write_mini_index(tmp_path_factory.mktemp("index") / "i", studies)

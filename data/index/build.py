@@ -141,7 +141,9 @@ def _open_work_folder(work: Path, identity: dict) -> None:
     try:
         work.mkdir(parents=True)
     except OSError as error:
-        raise DataError(f"cannot write the index to {work.parent} ({error.strerror}); name a folder with data.index_dir") from error
+        raise DataError(
+            f"cannot write the index to {work.parent} ({error.strerror}); name a folder with data.index_dir"
+        ) from error
     write_json(plan, identity)
 
 
@@ -157,10 +159,10 @@ def _build_parts(release: Release, parts: list, vocabulary: Vocabulary, side: in
                 bar.update(len(parts[i]))
             return
         # spawn: the parent may hold threads (pyarrow) that do not survive a fork
-        with ProcessPoolExecutor(min(workers, len(todo)), mp_context=get_context("spawn")) as pool:
-            futures = {
-                pool.submit(build_part, release, parts[i], vocabulary.entity_index, side, target): i for i, target in todo
-            }
+        with ProcessPoolExecutor(
+            min(workers, len(todo)), get_context("spawn"), _start_worker, (release, vocabulary.entity_index, side)
+        ) as pool:
+            futures = {pool.submit(_build_in_worker, parts[i], target): i for i, target in todo}
             try:
                 for future in as_completed(futures):
                     future.result()
@@ -168,6 +170,20 @@ def _build_parts(release: Release, parts: list, vocabulary: Vocabulary, side: in
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+_worker: tuple = ()
+"""What all jobs of a worker process share: the release is large, so it travels once a process, not once a job."""
+
+
+def _start_worker(release: Release, entity_index: dict[str, int], side: int) -> None:
+    global _worker
+    _worker = (release, entity_index, side)
+
+
+def _build_in_worker(jobs: list[StudyJob], target: Path) -> None:
+    release, entity_index, side = _worker
+    build_part(release, jobs, entity_index, side, target)
 
 
 def _check_problems(folders: list[Path], jobs: list[StudyJob], most: float, work: Path) -> list[dict]:
@@ -205,7 +221,9 @@ def _assemble(folders, target: Path, identity, release: Release, vocabulary: Voc
             part = dict(np.load(folder / "columns.npz", allow_pickle=False))
             _shift(part, rows, pixels.tell())
             part["questions.text"] = _recode(part["questions.text"], strings["texts"], texts)
-            part["questions.question_id"] = _recode(part["questions.question_id"], strings["question_ids"], question_ids)
+            part["questions.question_id"] = _recode(
+                part["questions.question_id"], strings["question_ids"], question_ids
+            )
             for key, values in part.items():
                 table, column = key.split(".")
                 columns[table][column].append(values)

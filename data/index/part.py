@@ -18,6 +18,7 @@ from data.scene_graph import parse_scene_graph
 from utils.errors import DataError
 from utils.utils import atomic_directory
 
+
 @dataclass(frozen=True)
 class ImageJob:
     """One image of a study; size as the release's table says, 0 when it does not."""
@@ -103,6 +104,8 @@ def build_part(release: Release, jobs: list[StudyJob], entity_index: dict[str, i
 def _add_study(part: PartWriter, release: Release, job: StudyJob, entity_index: dict, side: int, pixels) -> None:
     try:
         questions = release.read_qa(job.subject_id, job.study_id).get("questions") or []
+        if not isinstance(questions, list):
+            raise DataError(f"study {job.study_id}: questions is no list")
     except DataError as error:
         # how many questions it holds cannot be known; the study is counted instead
         part.problems.append({"kind": "unreadable_questions", "study": job.study_id, "message": str(error)})
@@ -112,7 +115,7 @@ def _add_study(part: PartWriter, release: Release, job: StudyJob, entity_index: 
     for dropped in parsed:
         if isinstance(dropped, Dropped):
             part.counts[job.split, dropped.type, dropped.reason] += 1
-    usable, reason = (_store_images(part, job, side, pixels) if kept and job.images else ([], job.reason))
+    usable, reason = _store_images(part, job, side, pixels) if kept and job.images else ([], job.reason)
     if not usable:
         for q in kept:
             part.counts[job.split, QUESTION_TYPES[q.type].name, reason or "image_unreadable"] += 1

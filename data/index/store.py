@@ -76,9 +76,13 @@ class Index:
         except FileNotFoundError as error:
             raise DataError(f"no index in {path} ({META} is missing); make one with setup_data.py") from error
         except (OSError, json.JSONDecodeError) as error:
-            raise DataError(f"index {path}: {META} cannot be read ({error}); delete the folder and build it again") from error
+            raise DataError(
+                f"index {path}: {META} cannot be read ({error}); delete the folder and build it again"
+            ) from error
         if self.meta.get("format") != FORMAT:
-            raise DataError(f"index {path} has format {self.meta.get('format')}, not {FORMAT}; delete it and build it again")
+            raise DataError(
+                f"index {path} has format {self.meta.get('format')}, not {FORMAT}; delete it and build it again"
+            )
         if self.meta["label_space"] != label_space.checksum():
             raise DataError(f"index {path} was built with other classes; delete it and build it again")
 
@@ -165,11 +169,15 @@ class Index:
             try:
                 cache[name] = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             except (OSError, pa.ArrowInvalid) as error:
-                raise DataError(f"index table {path} cannot be read ({error}); delete the index and build it again") from error
+                raise DataError(
+                    f"index table {path} cannot be read ({error}); delete the index and build it again"
+                ) from error
         return cache[name]
 
     def _columns(self, name: str) -> dict[str, np.ndarray]:
-        return {column: _as_numpy(data) for column, data in zip(self._table(name).column_names, self._table(name).columns)}
+        return {
+            column: _as_numpy(data) for column, data in zip(self._table(name).column_names, self._table(name).columns)
+        }
 
     def _strings(self, name: str) -> pa.ChunkedArray:
         return self._table(name)["value"]

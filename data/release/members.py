@@ -20,13 +20,12 @@ Key = tuple[int, int]
 """(subject id, study id)."""
 
 MEMBER = re.compile(r"(?:^|/)(p\d\d/p(\d{8})/s(\d{8})\.(qa|scene_graph|metadata)\.json)$")
+_STUDIES = 10**8
+"""Study ids have eight digits: subject * this + study is one number for both."""
 KINDS = ("qa", "scene_graph", "metadata")
 MAX_JSON_BYTES = 512 * 2**20
 
-_ENTRY = np.dtype(
-    [("code", "i8"), ("subject", "i8"), ("study", "i8"), ("offset", "u8"), ("packed", "u8"), ("size", "u8")]
-    + [("crc", "u4"), ("method", "u1")]
-)
+_ENTRY = np.dtype([("code", "i8"), ("offset", "u8"), ("packed", "u8"), ("size", "u8"), ("crc", "u4"), ("method", "u1")])
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 """What stands before a member's name and data: signature, ..., length of the name, length of the extra field."""
 
@@ -49,8 +48,7 @@ class ZipMembers:
 
     def keys(self, kind: str) -> list[Key]:
         """(subject, study) of all members of a kind (qa, scene_graph or metadata), sorted."""
-        table = self._tables[kind]
-        return list(zip(table["subject"].tolist(), table["study"].tolist(), strict=True))
+        return [divmod(code, _STUDIES) for code in self._tables[kind]["code"].tolist()]
 
     def read(self, kind: str, key: Key) -> dict | None:
         """The parsed member, None when there is none; DataError when it is damaged or not a JSON object."""
@@ -74,9 +72,9 @@ class ZipMembers:
                     continue
                 if e.flag_bits & 1 or e.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise DataError(f"{self.path}: member {match[1]} is encrypted or of an unknown kind: pack it anew")
-                key = int(match[2]), int(match[3])
-                place = e.header_offset, e.compress_size, e.file_size, e.CRC, e.compress_type
-                rows[match[4]].append((_code(key), *key, *place))
+                code = _code((int(match[2]), int(match[3])))
+                row = code, e.header_offset, e.compress_size, e.file_size, e.CRC, e.compress_type
+                rows[match[4]].append(row)
         return rows
 
     def _table(self, rows: list[tuple]) -> np.ndarray:
@@ -187,7 +185,7 @@ def _relative(kind: str, key: Key) -> str:
 
 
 def _code(key: Key) -> int:
-    return key[0] * 10**8 + key[1]
+    return key[0] * _STUDIES + key[1]
 
 
 def _check_size(size: int, where: str) -> None:

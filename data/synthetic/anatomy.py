@@ -105,15 +105,15 @@ def draw_pose(rng: np.random.Generator, body: Body, longest: tuple[int, int]) ->
     long_side = int(rng.integers(longest[0], longest[1] + 1))
     ratio = rng.uniform(0.8, 1.2)  # width over height
     width, height = (long_side, round(long_side / ratio)) if ratio >= 1 else (round(long_side * ratio), long_side)
-    half_width = width * rng.uniform(0.34, 0.44)
+    half_width = width * rng.uniform(0.32, 0.44)
     lung_height = 2 * half_width / body.aspect
     if lung_height > 0.8 * height:
-        lung_height = height * rng.uniform(0.68, 0.8)
+        lung_height = height * rng.uniform(0.64, 0.8)
         half_width = lung_height * body.aspect / 2
-    slack_x, slack_y = width / 2 - half_width * 0.95, height / 2 - lung_height * 0.56
+    slack_x, slack_y = width / 2 - half_width * 0.95, height / 2 - lung_height * 0.54
     center = (
-        width / 2 + np.clip(rng.uniform(-0.07, 0.07) * width, -slack_x, slack_x),
-        height / 2 + np.clip(rng.uniform(-0.06, 0.06) * height, -slack_y, slack_y),
+        width / 2 + np.clip(rng.uniform(-0.09, 0.09) * width, -slack_x, slack_x),
+        height / 2 + np.clip(rng.uniform(-0.09, 0.09) * height, -slack_y, slack_y),
     )
     tilt = math.radians(rng.uniform(-6, 6))
     return Pose(width, height, (float(center[0]), float(center[1])), half_width, lung_height, tilt)
@@ -141,8 +141,8 @@ def diaphragm(body: Body, side: str, x: np.ndarray) -> np.ndarray:
 def lung(body: Body, side: str, inset: float = 0.0, apex: float = 0.0) -> np.ndarray:
     """Outline of a lung. A collapsed one ends `inset` inside the chest wall and `apex` below its top."""
     y_side = np.linspace(apex, 1.04, 24)
-    lateral = lateral_edge(y_side) - inset * np.clip((1.15 - y_side) / 0.5, 0.15, 1)
-    lateral = np.maximum(lateral, medial_edge(y_side) + 0.06)
+    lateral = lateral_edge((y_side - apex) / (1.04 - apex) * 1.04) - inset * np.clip((1.15 - y_side) / 0.5, 0.15, 1)
+    lateral = np.maximum(lateral, medial_edge(y_side) + 0.1 * np.sqrt(np.clip((y_side - apex) / 0.2, 0, 1)))
     x_base = np.linspace(lateral[-1], 0.2, 20)
     base = np.stack([x_base, diaphragm(body, side, x_base)], axis=1)
     outer = np.stack([lateral, y_side], axis=1)
@@ -211,3 +211,86 @@ def clavicle(side: str) -> np.ndarray:
     x = 0.1 + 0.85 * t
     y = 0.08 - 0.14 * t + 0.03 * np.sin(2 * math.pi * t)
     return np.stack([x * SIDES[side], y], axis=1)
+
+
+# Boxes of named regions
+
+
+def _rectangle(x0: float, x1: float, y0: float, y1: float) -> np.ndarray:
+    return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+
+
+_SIDED_RECTANGLES = {  # name: |x| from, |x| to (None: the chest wall at that height), y from, y to
+    "upper lobe": (0.14, None, 0.0, 0.52),
+    "lower lobe": (0.18, None, 0.44, 1.0),
+    "upper lung zone": (0.14, None, 0.0, 0.36),
+    "mid lung zone": (0.15, None, 0.36, 0.62),
+    "lower lung zone": (0.18, None, 0.62, 1.0),
+    "lung apex": (0.14, None, 0.0, 0.14),
+    "lung base": (0.18, None, 0.8, 1.02),
+    "hilum": (0.1, 0.36, 0.33, 0.56),
+    "perihilar region": (0.1, 0.52, 0.25, 0.68),
+    "costophrenic angle": (0.7, 0.98, 0.87, 1.08),
+    "cardiophrenic angle": (0.14, 0.42, 0.78, 0.98),
+    "chest wall": (0.55, 1.12, 0.0, 1.08),
+    "shoulder": (0.95, 1.42, -0.2, 0.16),
+    "scapula": (0.84, 1.2, -0.02, 0.58),
+    "ribs": (0.06, 1.0, -0.1, 1.08),
+}
+_MIDLINE_RECTANGLES = {  # x from, x to, y from, y to
+    "right middle lobe": (-0.66, -0.15, 0.46, 0.8),
+    "lingula": (0.2, 0.72, 0.46, 0.8),
+    "upper mediastinum": (-0.2, 0.24, -0.08, 0.36),
+    "aorta": (-0.06, 0.25, 0.12, 0.8),
+    "aortic arch": (-0.02, 0.25, 0.14, 0.34),
+    "descending aorta": (0.02, 0.18, 0.3, 0.88),
+    "superior vena cava": (-0.2, -0.06, 0.08, 0.46),
+    "trachea": (-0.07, 0.07, -0.42, 0.28),
+    "carina": (-0.12, 0.12, 0.22, 0.36),
+    "esophagus": (-0.02, 0.12, -0.34, 0.98),
+    "stomach": (0.22, 0.8, 0.96, 1.28),
+    "abdomen": (-1.0, 1.0, 0.92, 1.7),
+    "liver": (-0.96, -0.06, 0.86, 1.4),
+    "spine": (-0.12, 0.12, -0.6, 1.6),
+    "thoracic spine": (-0.12, 0.12, -0.1, 1.0),
+    "sternum": (-0.1, 0.1, 0.04, 0.78),
+    "neck": (-0.26, 0.26, -0.6, -0.1),
+}
+
+
+def region_outlines(body: Body, heart_width: float = 1.0, mediastinum_width: float = 1.0) -> dict[str, list[np.ndarray]]:
+    """Frame outlines of every named region; unions of both sides have two."""
+    found = {name: [_rectangle(*numbers)] for name, numbers in _MIDLINE_RECTANGLES.items()}
+    for side, sign in SIDES.items():
+        for name, (x0, x1, y0, y1) in _SIDED_RECTANGLES.items():
+            wall = float(lateral_edge(np.linspace(y0, min(y1, 1.0), 5)).max()) if x1 is None else x1
+            found[f"{side} {name}"] = [_rectangle(x0, wall, y0, y1) * (sign, 1)]
+        found[f"{side} lung"] = [lung(body, side)]
+        found[f"{side} pleura"] = [lung(body, side) * (1.02, 1.0)]
+        found[f"{side} clavicle"] = [clavicle(side) + (0, 0.03), clavicle(side) - (0, 0.03)]
+        top = float(diaphragm(body, side, np.array([0.45]))[0])
+        found[f"{side} hemidiaphragm"] = [_rectangle(0.15, 0.96, top - 0.02, 1.06) * (sign, 1)]
+        for number, ordinal in zip(range(3, 10), ("3rd", *(f"{n}th" for n in range(4, 10))), strict=True):
+            rib = posterior_rib(side, number)
+            found[f"{side} {ordinal} rib"] = [rib - (0, 0.03), rib + (0, 0.03)]
+    found["heart"] = found["cardiac silhouette"] = [heart(body, heart_width)]
+    found["mediastinum"] = [mediastinum(body, mediastinum_width)]
+    for union, part in (("lungs", "lung"), ("pleura", "pleura"), ("ribs", "ribs"), ("diaphragm", "hemidiaphragm")):
+        found[union] = [found[f"{side} {part}"][0] for side in SIDES]
+    return found
+
+
+_ONE_BOX = ("clavicle", "rib")
+
+
+def region_boxes(pose: Pose, outlines: dict[str, list[np.ndarray]]) -> dict[str, list[list[float]]]:
+    """Boxes in pixels of every region that is on the film: x1, y1, x2, y2; names that are off it are left out."""
+    boxes = {}
+    for name, parts in outlines.items():
+        if name.endswith(_ONE_BOX):  # upper and lower border of one thing
+            parts = [np.concatenate(parts)]
+        found = [pose.box(part) for part in parts]
+        found = [box for box in found if box[2] - box[0] >= 2 and box[3] - box[1] >= 2]
+        if found:
+            boxes[name] = found
+    return boxes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -22,22 +22,20 @@ class Canvas:
         self.unit = pose.half_width / 100
         """Pixels of one hundredth of the half chest width: the measure of line widths and blurs."""
 
-    def fill(self, outlines: Iterable[np.ndarray], blur: float = 0.8) -> np.ndarray:
-        """Mask of the union of filled outlines, softened by `blur` units."""
+    def fill(self, outlines: Iterable[np.ndarray], blur: float = 0.8, values: Sequence[float] = ()) -> np.ndarray:
+        """Mask of filled outlines (later ones on top), of brightness 1 or `values`, softened by `blur` units."""
         image = Image.new("L", self.size, 0)
         draw = ImageDraw.Draw(image)
-        for outline in outlines:
-            draw.polygon(self._points(outline), fill=255)
+        for i, points in enumerate(self._points(list(outlines))):
+            draw.polygon(points, fill=int(255 * values[i]) if values else 255)
         return self._soft(image, blur)
 
-    def lines(self, paths: Iterable[tuple[np.ndarray, float, float]], blur: float = 0.4) -> np.ndarray:
+    def lines(self, paths: Sequence[tuple[np.ndarray, float, float]], blur: float = 0.4) -> np.ndarray:
         """Mask of polylines: (frame points, width in units, brightness in [0, 1]); later ones lie on top."""
         image = Image.new("L", self.size, 0)
         draw = ImageDraw.Draw(image)
-        for points, width, value in paths:
-            pixels = max(1, round(width * self.unit))
-            joint = "curve" if pixels > 3 else None
-            draw.line(self._points(points), fill=int(255 * value), width=pixels, joint=joint)
+        for points, (_, width, value) in zip(self._points([path[0] for path in paths]), paths, strict=True):
+            draw.line(points, fill=int(255 * value), width=max(1, round(width * self.unit)))
         return self._soft(image, blur)
 
     def blob(self, x: float, y: float, rx: float, ry: float) -> np.ndarray:
@@ -59,8 +57,11 @@ class Canvas:
         """A coarser float array at the size of this canvas."""
         return np.asarray(Image.fromarray(array).resize(self.size, Image.Resampling.BICUBIC))
 
-    def _points(self, outline: np.ndarray) -> list[float]:
-        return self.pose.pixels(outline).ravel().tolist()
+    def _points(self, outlines: list[np.ndarray]) -> list[list[float]]:
+        """Pixel coordinates of many outlines, each as a flat list; one transformation for all, because calls cost."""
+        pixels = self.pose.pixels(np.concatenate(outlines)) if outlines else np.zeros((0, 2))
+        ends = np.cumsum([len(outline) for outline in outlines])[:-1]
+        return [part.ravel().tolist() for part in np.split(pixels, ends)] if outlines else []
 
     def _soft(self, image: Image.Image, blur: float) -> np.ndarray:
         kind = ImageFilter.GaussianBlur if blur > _SOFT else ImageFilter.BoxBlur  # the box is cheaper

@@ -99,7 +99,7 @@ def generator(seed: int, *numbers: int) -> np.random.Generator:
 
 
 _PATIENT, _SPLIT, _TRUTH = 1, 2, 3
-BODY, POSE, PIXELS, REPORT = 4, 5, 6, 7
+BODY, POSE, PIXELS, REPORT, PLAN = 4, 5, 6, 7, 8
 """Names of random streams: the second number after the seed."""
 
 

@@ -117,8 +117,6 @@ def _pneumothorax(layers: Layers, f: Finding) -> None:
     layers.add_solid(layers.canvas.fill([collapsed], 1.0) * (0.12, 0.2, 0.34)[f.severity])
     edge = collapsed[: int(len(collapsed) * 0.42)]  # its outer border
     layers.lines.append((edge, 2.6, 1.0))
-    top = collapsed[-3:]
-    layers.lines.append((np.concatenate([top, edge[:1]]), 2.6, 1.0))
 
 
 def _patch(layers: Layers, f: Finding, radius: float, strength: float, sharp: float) -> np.ndarray:
@@ -197,7 +195,7 @@ def _thickening(layers: Layers, f: Finding) -> None:
 
 
 def _fracture(layers: Layers, f: Finding) -> None:
-    layers.fractures.append((f.side, rib_number(f.shape), 0.5 + 0.25 * f.shape[1], 0.05 + 0.02 * f.shape[2]))
+    layers.fractures.append((f.side, rib_number(f.shape), 0.5 + 0.25 * f.shape[1], 0.07 + 0.025 * f.shape[2]))
 
 
 # Devices and artifacts

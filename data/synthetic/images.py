@@ -19,6 +19,8 @@ from data.synthetic.vocabulary import NOTICE
 LONGER_SIDE = (360, 512)
 """Range of the longer side of the films in pixels."""
 LATERAL_VIEWS = ("LATERAL", "LL")
+_LEVELS = 1023
+"""Steps of brightness before the exposure curve."""
 
 
 def study_poses(study: cases.Study, seed: int, longest: tuple[int, int] = LONGER_SIDE) -> tuple[Body, list[Pose]]:
@@ -33,11 +35,11 @@ def draw_film(study: cases.Study, index: int, body: Body, pose: Pose, seed: int)
     rng = cases.generator(seed, cases.PIXELS, study.number, index)
     canvas, small = Canvas(pose), Canvas(pose.half())
     if study.views[index] in LATERAL_VIEWS:
-        film = canvas.enlarge(_lateral(study, body, small, rng))
+        film = canvas.enlarge(_nuisances(_lateral(study, body, small, rng), study, small, rng))
     else:
         film, layers = _frontal(study, body, small, rng)
-        film = canvas.enlarge(film) + _metal(layers, canvas)
-    return _expose(film, study, canvas, rng)
+        film = canvas.enlarge(_nuisances(film, study, small, rng)) + _metal(layers, canvas)
+    return _expose(film, canvas, rng)
 
 
 def encode(film: np.ndarray) -> bytes:
@@ -67,8 +69,8 @@ def _frontal(
 
     film = canvas.fill([anatomy.torso(body)], 3.0) * 0.6
     film += 0.09 * canvas.blob(0, 1.25, 1.3, 0.7)  # abdomen
-    film += 0.05 * organs - 0.46 * air + vessels + texture
-    film += _bones(layers, rng)
+    film += 0.05 * organs - rng.uniform(0.32, 0.5) * air + vessels + texture
+    film += _bones(layers, rng) * (1 - 0.45 * heart)
     if body.breast:
         film += body.breast * (canvas.blob(-0.55, 0.78, 0.4, 0.35) + canvas.blob(0.55, 0.78, 0.4, 0.35))
     trachea = [(np.array([(0.0, -0.4), (0.005, 0.27)]), 9.0, 1.0)]
@@ -120,14 +122,14 @@ def _bones(layers: findings.Layers, rng: np.random.Generator) -> np.ndarray:
             rib = anatomy.posterior_rib(side, number)
             if (side, number) in broken:
                 for piece, cut in _break(rib, *broken[side, number]):
-                    ribs.append((piece, 7.0, 1.0))
-                    ends.append((cut, 8.0, 1.0))
+                    ribs.append((piece, 7.5, 1.0))
+                    ends += [(cut, 9.0, 0.7), (cut[:1].repeat(2, axis=0) + _STUMP, 11.0, 1.0)]
             else:
                 ribs += [(rib, 7.0, 0.85), (rib, 3.6, 0.6)]
     front = [(anatomy.anterior_rib(side, n), 7.0, 0.5) for side in SIDES for n in range(1, 7)]
     result = strength * (canvas.lines(ribs, 0.8) + 0.6 * canvas.lines(front, 1.0))
     if ends:
-        result += 0.16 * canvas.lines(ends, 0.6)
+        result += 0.22 * canvas.lines(ends, 0.8)
     y = np.linspace(-0.6, 1.6, 60)
     bend = layers.scoliosis * np.sin((y - 0.05) * math.pi / 0.95)
     spine = np.stack([bend, y], axis=1)
@@ -136,20 +138,24 @@ def _bones(layers: findings.Layers, rng: np.random.Generator) -> np.ndarray:
     result += 0.1 * column * (1 - 0.35 * canvas.lines(discs, 0.8))
     collar = [(anatomy.clavicle(side), 8.0, 1.0) for side in SIDES]
     result += 0.1 * canvas.lines(collar, 1.0)
-    joints = [anatomy.ellipse(s * 1.2, -0.0 - body.shoulder, 0.17, 0.13) for s in SIDES.values()]
     blades = [anatomy.ellipse(s * 1.02, 0.28, 0.16, 0.3, -0.3 * s) for s in SIDES.values()]
-    result += 0.12 * canvas.fill(joints, 1.5) + 0.05 * canvas.fill(blades, 1.5)
+    joints = [anatomy.ellipse(s * 1.2, -0.0 - body.shoulder, 0.17, 0.13) for s in SIDES.values()]
+    result += 0.12 * canvas.fill(blades + joints, 1.5, (0.42, 0.42, 1.0, 1.0))
     return result
 
 
+_STUMP = np.array([(-0.012, 0.0), (0.012, 0.0)])
+"""A broken end is thicker than the rib."""
+
+
 def _break(rib: np.ndarray, place: float, shift: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Two pieces of a rib with a gap and a step between them, each with its broken end."""
+    """Two pieces of a rib with a gap and a step between them, each with its broken end (the end first)."""
     t = np.linspace(0, 1, len(rib))
-    at = np.linspace(0, place - 0.035, 12), np.linspace(place + 0.035, 1, 12)
+    at = np.linspace(0, place - 0.045, 12), np.linspace(place + 0.045, 1, 12)
     inner, outer = (np.stack([np.interp(a, t, rib[:, 0]), np.interp(a, t, rib[:, 1])], axis=1) for a in at)
     outer = outer + np.stack([np.zeros(12), shift * np.linspace(1, 0.1, 12)], axis=1)
     inner = inner - np.stack([np.zeros(12), shift * 0.5 * np.linspace(0, 1, 12) ** 2], axis=1)
-    return [(inner, inner[-2:]), (outer, outer[:2])]
+    return [(inner, inner[:-5:-1]), (outer, outer[:4])]
 
 
 def _lateral(study: cases.Study, body: Body, canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
@@ -178,25 +184,32 @@ def _lateral(study: cases.Study, body: Body, canvas: Canvas, rng: np.random.Gene
     return film + 0.1 * canvas.blob(0, 1.3, 1.2, 0.6)
 
 
-def _expose(film: np.ndarray, study: cases.Study, canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
-    """Attenuation -> uint8: nuisances, exposure, gamma, noise, equalisation, collimation, marker."""
+def _nuisances(film: np.ndarray, study: cases.Study, canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
+    """What lies on the film without belonging to the patient: plates, a grid, uneven exposure."""
     height, width = film.shape
     if study.occluded:
         film = film + _occluder(canvas, rng)
     if "grid artifact" in study.kinds:
         period = rng.uniform(7, 10) * canvas.unit
         film = film + (0.05 * np.sign(np.sin(np.arange(height) * (2 * math.pi / period))))[:, None].astype(np.float32)
-    strength = rng.uniform(0, 0.22)
-    angle = rng.uniform(0, 2 * math.pi)
+    strength, angle = rng.uniform(0, 0.3), rng.uniform(0, 2 * math.pi)
     x = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None, :] * np.float32(strength * math.cos(angle))
     y = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None] * np.float32(strength * math.sin(angle))
-    film = film + x + y + np.float32(rng.uniform(0.01, 0.05)) * canvas.noise(rng, 60)
-    low, high = rng.uniform(-0.12, 0.1), rng.uniform(0.85, 1.15)
-    film = np.clip((film - np.float32(low)) / np.float32(high - low), 0, 1) ** np.float32(rng.uniform(0.7, 1.4))
-    film = film + np.float32(rng.uniform(0.012, 0.035)) * rng.standard_normal(film.shape, dtype=np.float32)
+    return film + x + y + np.float32(rng.uniform(0.01, 0.05)) * canvas.noise(rng, 60)
+
+
+def _expose(film: np.ndarray, canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
+    """Attenuation -> uint8: exposure, gamma, equalisation, noise, marker, collimation."""
+    low, high = rng.uniform(-0.2, 0.12), rng.uniform(0.8, 1.25)
+    levels = np.clip((film - np.float32(low)) * np.float32(_LEVELS / (high - low)), 0, _LEVELS).astype(np.uint16)
+    curve = (np.arange(_LEVELS + 1, dtype=np.float32) / _LEVELS) ** np.float32(rng.uniform(0.6, 1.6))
     if rng.random() < 0.5:
-        film = _equalise(film, rng.uniform(0.4, 0.9))
-    _marker(film, canvas, rng)
+        share = np.float32(rng.uniform(0.4, 0.9))
+        counts = np.bincount(levels.ravel(), minlength=_LEVELS + 1)
+        curve = (1 - share) * curve + share * (np.cumsum(counts).astype(np.float32) / levels.size)
+    film = curve[levels]
+    film += np.float32(rng.uniform(0.012, 0.035)) * rng.standard_normal(film.shape, dtype=np.float32)
+    _marker(film, rng)
     _collimate(film, rng)
     return (np.clip(film, 0, 1) * 255).astype(np.uint8)
 
@@ -210,27 +223,22 @@ def _occluder(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
     return canvas.fill([corners @ turn + (x, y)], 0.8) * np.float32(rng.uniform(-0.07, 0.09))
 
 
-def _equalise(film: np.ndarray, share: float) -> np.ndarray:
-    """Blend with the histogram-equalised film."""
-    values = np.clip(film * 255, 0, 255).astype(np.uint8)
-    cumulative = np.cumsum(np.bincount(values.ravel(), minlength=256)).astype(np.float32) / values.size
-    return np.float32(1 - share) * film + np.float32(share) * cumulative[values]
-
-
 _LETTERS = {"L": [[(0, 0), (0, 1), (0.6, 1)]], "R": [[(0, 1), (0, 0), (0.55, 0.1), (0.55, 0.4), (0, 0.5), (0.6, 1)]]}
 
 
-def _marker(film: np.ndarray, canvas: Canvas, rng: np.random.Generator) -> None:
+def _marker(film: np.ndarray, rng: np.random.Generator) -> None:
     """The letter of a side, in an upper corner."""
     letter = "L" if rng.random() < 0.6 else "R"
     height, width = film.shape
     size = 0.05 * width
     x = width * (rng.uniform(0.86, 0.92) if letter == "L" else rng.uniform(0.05, 0.1))
     y = height * rng.uniform(0.05, 0.2)
-    image = Image.new("L", (width, height), 0)
+    image = Image.new("L", (round(size) + 4, round(size) + 4), 0)
     for stroke in _LETTERS[letter]:
-        ImageDraw.Draw(image).line([(x + size * u, y + size * v) for u, v in stroke], fill=255, width=3)
-    film[np.asarray(image) > 0] = 0.97
+        ImageDraw.Draw(image).line([(2 + size * u, 2 + size * v) for u, v in stroke], fill=255, width=3)
+    top, left = int(y), int(x)
+    window = film[top : top + image.height, left : left + image.width]
+    window[np.asarray(image)[: window.shape[0], : window.shape[1]] > 0] = 0.97
 
 
 def _collimate(film: np.ndarray, rng: np.random.Generator) -> None:

@@ -60,7 +60,7 @@ FINDINGS: dict[str, Kind] = {
         Kind(
             "pneumonia",
             "Pneumonia",
-            ("PULMONARY_DISEASES", "INFECTION"),
+            ("PULMONARY_DISEASES", "INFECTION", "LUNG_FIELD"),
             ("lungs",),
             ("lung opacity",),
             True,
