@@ -189,21 +189,17 @@ def unknown_key(key: str, types: dict[str, type], source: str) -> ConfigError:
 
 
 def nearest(key: str, types: dict[str, type]) -> str | None:
-    """The most similar dotted key or section: the same name in another section first, then similar spelling."""
+    """The dotted key or section that was most likely meant: the same name in another section, or a similar one."""
     section, _, name = key.rpartition(".")
-    for candidate in types:
-        if candidate.split(".")[1] == name:
-            return candidate
-    found = difflib.get_close_matches(key, types, n=1, cutoff=0.6)
-    if not section:
-        sections = dict.fromkeys(candidate.split(".")[0] for candidate in types)
-        found = difflib.get_close_matches(key, sections, n=1, cutoff=0.6) or found
-    if not found:  # compare the names alone, first those of the same section
-        pool = [candidate for candidate in types if candidate.startswith(f"{section}.")] or list(types)
-        names = {candidate.split(".")[1]: candidate for candidate in pool}
-        short = [long for long in names if "".join(word[0] for word in long.split("_")) == name]  # lr: learning_rate
-        found = [names[near] for near in short or difflib.get_close_matches(name, names, n=1, cutoff=0.5)]
-    return found[0] if found else None
+    sections = dict.fromkeys(known.split(".")[0] for known in types)
+    names = {
+        known.split(".")[1]: known for known in types if section not in sections or known.startswith(f"{section}.")
+    }
+    same = [known for known in types if known.split(".")[1] == name]
+    initials = [long for long in names if "".join(word[0] for word in long.split("_")) == name]  # lr: learning_rate
+    similar_section = [] if section else difflib.get_close_matches(name, sections, n=1, cutoff=0.6)
+    similar = [names[near] for near in initials or difflib.get_close_matches(name, names, n=1, cutoff=0.6)]
+    return next(iter([*same, *similar_section, *similar]), None)
 
 
 def to_dict(config: object) -> dict[str, dict[str, object]]:

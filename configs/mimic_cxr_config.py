@@ -311,7 +311,7 @@ def to_dict(config: Config) -> dict[str, dict[str, object]]:
 
 def to_yaml(config: Config) -> str:
     """All settings as YAML text."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
 def format_config(loaded: LoadedConfig) -> str:
@@ -320,6 +320,6 @@ def format_config(loaded: LoadedConfig) -> str:
     for section, settings in to_dict(loaded.config).items():
         lines.append(f"{section}:")
         for name, value in settings.items():
-            text = yaml.safe_dump([value], default_flow_style=True, width=10_000, allow_unicode=True).strip()[1:-1]
+            text = yaml.safe_dump([value], default_flow_style=True, width=10_000).strip()[1:-1]
             lines.append(f"  {name + ': ' + text:<48}  # {loaded.origin[f'{section}.{name}']}")
     return "\n".join(lines)

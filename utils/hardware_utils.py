@@ -157,7 +157,7 @@ def simulate(text: str, cpus: int | None = None) -> Hardware:
     if text.strip().lower() == "cpu":
         cpus = cpus or cpu_count()
         return Hardware([], cpus, 4.0 * cpus)
-    match = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?(\S.*?)\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?([a-z].*?)\s*", text, re.IGNORECASE)
     count = int(match[1] or 1) if match else 0
     card = _card(match[2]) if match else None
     if card is None or not 1 <= count <= 1024:

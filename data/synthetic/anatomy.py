@@ -74,13 +74,13 @@ class Pose:
         center = (self.center[0] * width / self.width, self.center[1] * height / self.height)
         return Pose(width, height, center, self.half_width / 2, self.lung_height / 2, self.tilt)
 
-    def box(self, points: np.ndarray) -> list[float]:
-        """Bounding box x1, y1, x2, y2 of frame points in pixels, one decimal, clipped to the image."""
-        pixels = self.pixels(points)
-        limit = (self.width, self.height)
-        low = np.clip(pixels.min(axis=0), 0, limit)
-        high = np.clip(pixels.max(axis=0), 0, limit)
-        return [round(float(v), 1) for v in (*low, *high)]
+    def boxes(self, outlines: list[np.ndarray]) -> np.ndarray:
+        """(n, 4) bounding boxes x1, y1, x2, y2 of n outlines in pixels, to a tenth, clipped to the film."""
+        pixels = self.pixels(np.concatenate(outlines))
+        starts = np.cumsum([0, *(len(outline) for outline in outlines[:-1])])
+        low, high = np.minimum.reduceat(pixels, starts), np.maximum.reduceat(pixels, starts)
+        corners = np.clip(np.stack([low, high], axis=1), 0, (self.width, self.height))
+        return np.round(corners.reshape(-1, 4), 1)
 
 
 def draw_body(rng: np.random.Generator) -> Body:
@@ -164,7 +164,9 @@ def heart(body: Body, enlarged: float = 1.0) -> np.ndarray:
     """Outline of the heart, `enlarged` times as wide as normal."""
     width = body.heart * enlarged
     height = 0.21 * (1 + 0.35 * (enlarged - 1))
-    return ellipse(0.13 * width / 0.8, 0.74 - 0.06 * (enlarged - 1), width / 2, height, body.heart_tilt * 0.35)
+    return ellipse(
+        min(0.16, 0.13 * width / 0.8), 0.74 - 0.06 * (enlarged - 1), width / 2, height, body.heart_tilt * 0.35
+    )
 
 
 def mediastinum(body: Body, widened: float = 1.0) -> np.ndarray:
@@ -258,7 +260,10 @@ _MIDLINE_RECTANGLES = {  # x from, x to, y from, y to
 }
 
 
-def region_outlines(body: Body, heart_width: float = 1.0, mediastinum_width: float = 1.0) -> dict[str, list[np.ndarray]]:
+Outlines = dict[str, list[np.ndarray]]
+
+
+def region_outlines(body: Body, heart_width: float = 1.0, mediastinum_width: float = 1.0) -> Outlines:
     """Frame outlines of every named region; unions of both sides have two."""
     found = {name: [_rectangle(*numbers)] for name, numbers in _MIDLINE_RECTANGLES.items()}
     for side, sign in SIDES.items():
@@ -283,14 +288,16 @@ def region_outlines(body: Body, heart_width: float = 1.0, mediastinum_width: flo
 _ONE_BOX = ("clavicle", "rib")
 
 
-def region_boxes(pose: Pose, outlines: dict[str, list[np.ndarray]]) -> dict[str, list[list[float]]]:
+def region_boxes(pose: Pose, outlines: Outlines) -> dict[str, list[list[float]]]:
     """Boxes in pixels of every region that is on the film: x1, y1, x2, y2; names that are off it are left out."""
-    boxes = {}
-    for name, parts in outlines.items():
-        if name.endswith(_ONE_BOX):  # upper and lower border of one thing
-            parts = [np.concatenate(parts)]
-        found = [pose.box(part) for part in parts]
-        found = [box for box in found if box[2] - box[0] >= 2 and box[3] - box[1] >= 2]
-        if found:
-            boxes[name] = found
+    parts = [
+        (name, part)
+        for name, outline in outlines.items()
+        # upper and lower border of one thing
+        for part in ([np.concatenate(outline)] if name.endswith(_ONE_BOX) else outline)
+    ]
+    boxes: dict[str, list[list[float]]] = {}
+    for (name, _), box in zip(parts, pose.boxes([part for _, part in parts]).tolist(), strict=True):
+        if box[2] - box[0] >= 2 and box[3] - box[1] >= 2:
+            boxes.setdefault(name, []).append(box)
     return boxes

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data.synthetic.vocabulary import ARTIFACTS, DEVICES, SEVERITY_WORDS, KINDS, SIDES
+from data.synthetic.vocabulary import ARTIFACTS, DEVICES, KINDS, SEVERITY_WORDS, SIDES
 
 NORMAL_SHARE = 0.42
 """Share of studies without any finding; devices are independent of it."""
@@ -79,6 +79,8 @@ class Study:
     time: float
     days: int
     """Days since the patient's first study."""
+    gap: int
+    """Days since the one before; 0 for the first."""
     occluded: bool
     """Something without meaning lies on the film."""
 
@@ -109,13 +111,14 @@ def make_studies(count: int, seed: int) -> list[Study]:
     patient = 0
     while len(studies) < count:
         rng = generator(seed, _PATIENT, patient)
-        # The first three patients are one of each split with one study each, so that no split of a tiny release is empty.
+        # The first three patients are one of each split with one study each: no split of a tiny release is empty.
         total = 1 if patient < 3 else int(rng.choice((1, 2, 3), p=(0.77, 0.17, 0.06)))
         days = np.concatenate([[0], np.cumsum(rng.integers(1, 400, size=2))])
         first_day = int(rng.integers(0, 36_500))
         for order in range(min(total, count - len(studies))):
             number = len(studies)
-            studies.append(_make_study(number, patient, order, first_day, int(days[order]), _split(patient, seed), seed))
+            when = (first_day, int(days[order]), int(days[order] - days[max(0, order - 1)]))
+            studies.append(_make_study(number, patient, order, when, _split(patient, seed), seed))
         patient += 1
     return studies
 
@@ -130,7 +133,8 @@ def _split(patient: int, seed: int) -> str:
     return SPLIT_BLOCK[order[position]]
 
 
-def _make_study(number: int, patient: int, order: int, first_day: int, days: int, split: str, seed: int) -> Study:
+def _make_study(number: int, patient: int, order: int, when: tuple[int, int, int], split: str, seed: int) -> Study:
+    first_day, days, gap = when
     rng = generator(seed, _TRUTH, number)
     findings = _findings(rng)
     devices = _devices(rng)
@@ -159,6 +163,7 @@ def _make_study(number: int, patient: int, order: int, first_day: int, days: int
         date=int(str(date).replace("-", "")),
         time=round(h * 10_000 + m * 100 + s, 3),
         days=days,
+        gap=gap,
         occluded=bool(rng.random() < 0.3),
     )
 
@@ -209,6 +214,8 @@ def _slots(kind: str, side: str, zone: str, severity: int) -> set[tuple[str, str
     sides = SIDES if side == "bilateral" else (side,)
     if kind == "pulmonary edema":
         return {("both", "haze"), ("right", "mid"), ("left", "mid")}
+    if kind == "cardiomegaly" and severity == 2:
+        return {("left", "lower")}  # the heart covers it
     slots = {(s, z) for s in sides for z in {"": ()}.get(zone, (zone,))}
     if kind == "pleural effusion" and severity > 0:
         slots |= {(s, "mid") for s in sides}
@@ -243,7 +250,9 @@ def _instance(rng: np.random.Generator, kind: str, side: str = "", zone: str = "
     if kind == "lung lesion":
         entity = "mass" if severity == 2 else "nodule"
     certain = not (severity == 0 and rng.random() < 0.15)
-    return Finding(kind, entity, side, zone, severity, word, _regions(kind, side, zone, severity, shape), certain, shape)
+    return Finding(
+        kind, entity, side, zone, severity, word, _regions(kind, side, zone, severity, shape), certain, shape
+    )
 
 
 def rib_number(shape: tuple[float, ...]) -> int:

@@ -57,8 +57,11 @@ class Layers:
 
 def apply_findings(layers: Layers, study: Study) -> None:
     """Put all findings, devices and artifacts of a study into the layers."""
+    layers.heart = heart_width(study, layers.body)
+    layers.mediastinum = mediastinum_width(study)
     for finding in (*study.findings, *study.devices, *study.artifacts):
-        _DRAW[finding.kind](layers, finding)
+        if finding.kind in _DRAW:
+            _DRAW[finding.kind](layers, finding)
 
 
 # Findings
@@ -66,15 +69,19 @@ def apply_findings(layers: Layers, study: Study) -> None:
 _LOBE_CENTERS = {
     ("right", "upper"): (0.46, 0.24),
     ("right", "mid"): (0.40, 0.56),
-    ("right", "lower"): (0.62, 0.76),
+    ("right", "lower"): (0.62, 0.74),
     ("left", "upper"): (0.46, 0.24),
-    ("left", "lower"): (0.66, 0.74),
+    ("left", "lower"): (0.68, 0.72),
 }
 
 
-def _center(f: Finding, spread: float = 1.0) -> tuple[float, float]:
+def _center(layers: Layers, f: Finding, margin: float, spread: float = 1.0) -> tuple[float, float]:
+    """A place in the finding's lobe, `margin` away from diaphragm and chest wall so that it can be seen."""
     x, y = _LOBE_CENTERS[f.side, f.zone]
-    return SIDES[f.side] * (x + 0.16 * spread * (f.shape[0] - 0.5)), y + 0.16 * spread * (f.shape[1] - 0.5)
+    x, y = x + 0.16 * spread * (f.shape[0] - 0.5), y + 0.16 * spread * (f.shape[1] - 0.5)
+    y = min(y, float(anatomy.diaphragm(layers.body, f.side, np.array([x]))[0]) - margin)
+    x = min(x, float(anatomy.lateral_edge(np.array([y]))[0]) - margin)
+    return SIDES[f.side] * x, y
 
 
 def _own_rng(f: Finding) -> np.random.Generator:
@@ -82,13 +89,19 @@ def _own_rng(f: Finding) -> np.random.Generator:
     return np.random.default_rng([int(v * 2**32) for v in f.shape[:4]])
 
 
-def _cardiomegaly(layers: Layers, f: Finding) -> None:
-    target = (1.12, 1.27, 1.45)[f.severity] + 0.08 * f.shape[0]  # width of the heart, the chest being 1.9
-    layers.heart = max(1.2, target / layers.body.heart)
+def heart_width(study: Study, body: Body) -> float:
+    """How many times its normal width the heart has."""
+    enlarged = study.of("cardiomegaly")
+    if not enlarged:
+        return 1.0
+    target = (1.08, 1.22, 1.36)[enlarged[0].severity] + 0.06 * enlarged[0].shape[0]  # the chest is 1.9 wide
+    return max(1.2, target / body.heart)
 
 
-def _mediastinal_widening(layers: Layers, f: Finding) -> None:
-    layers.mediastinum = (1.75, 2.2, 2.7)[f.severity] + 0.25 * f.shape[0]
+def mediastinum_width(study: Study) -> float:
+    """How many times its normal width the upper mediastinum has."""
+    widened = study.of("mediastinal widening")
+    return (1.75, 2.2, 2.7)[widened[0].severity] + 0.25 * widened[0].shape[0] if widened else 1.0
 
 
 def _scoliosis(layers: Layers, f: Finding) -> None:
@@ -121,7 +134,7 @@ def _pneumothorax(layers: Layers, f: Finding) -> None:
 
 def _patch(layers: Layers, f: Finding, radius: float, strength: float, sharp: float) -> np.ndarray:
     """An irregular opacity around the finding's lobe."""
-    x, y = _center(f)
+    x, y = _center(layers, f, 0.1)
     stretch = 0.8 + 0.5 * f.shape[2]
     base = layers.canvas.blob(x, y, radius * 1.3 * stretch, radius * 1.3 / stretch)
     wobble = layers.canvas.noise(_own_rng(f), 14)
@@ -137,7 +150,7 @@ def _consolidation(layers: Layers, f: Finding) -> None:
 def _pneumonia(layers: Layers, f: Finding) -> None:
     radius = (0.21, 0.26, 0.33)[f.severity] + 0.03 * f.shape[3]
     mask = _patch(layers, f, radius, (0.72, 0.82, 0.92)[f.severity], sharp=5)
-    x, y = _center(f)
+    x, y = _center(layers, f, 0.1)
     heading = math.atan2(y - 0.45, x - SIDES[f.side] * 0.2)  # the bronchi come from the hilum
     paths = []
     for i, offset in enumerate((-0.75, -0.25, 0.25, 0.75)):
@@ -159,7 +172,7 @@ def _atelectasis(layers: Layers, f: Finding) -> None:
         slope = (f.shape[2] - 0.5) * 0.35
         plates = []
         for i in range(1 + f.severity):
-            y = 0.81 + 0.06 * f.shape[1] - 0.095 * i
+            y = 0.75 + 0.05 * f.shape[1] - 0.095 * i
             x = np.linspace(0.28 + 0.08 * f.shape[0], 0.82 + 0.06 * f.shape[3] - 0.06 * i, 12)
             thick = (0.026 + 0.007 * f.severity) * np.sqrt(np.sin(np.linspace(0.15, math.pi - 0.15, 12)))
             middle = y + slope * (x - x[0]) + 0.02 * np.sin(5 * x)
@@ -178,8 +191,8 @@ def _edema(layers: Layers, f: Finding) -> None:
 
 
 def _lesion(layers: Layers, f: Finding) -> None:
-    x, y = _center(f, spread=1.6)
     radius = (0.062, 0.078, 0.105)[f.severity] + 0.012 * f.shape[2]
+    x, y = _center(layers, f, radius + 0.04, spread=1.6)
     ry = radius * layers.canvas.pose.half_width / layers.canvas.pose.lung_height
     layers.add_solid(layers.canvas.fill([anatomy.ellipse(x, y, radius, ry)], blur=0.9) * (0.82 + 0.1 * f.shape[3]))
 
@@ -246,9 +259,7 @@ def _endotracheal_tube(layers: Layers, f: Finding) -> None:
 
 
 def _nasogastric_tube(layers: Layers, f: Finding) -> None:
-    path = _curve(
-        (0.06, -0.6), (0.04, -0.1), (0.05, 0.4), (0.08, 0.85), (0.28, 1.05), (0.48 + 0.1 * f.shape[0], 1.12)
-    )
+    path = _curve((0.06, -0.6), (0.04, -0.1), (0.05, 0.4), (0.08, 0.85), (0.28, 1.05), (0.48 + 0.1 * f.shape[0], 1.12))
     layers.metal.append((path, 2.2, 0.8))
 
 
@@ -277,12 +288,8 @@ def _jewelry(layers: Layers, f: Finding) -> None:
         layers.boxes.append(anatomy.ellipse(float(x), float(y), 0.026, 0.024, n=10))
 
 
-def _grid(layers: Layers, f: Finding) -> None:
-    return None  # drawn over the whole film by `images`, it is not part of the patient
-
-
+# Heart and mediastinum are outlines that change; a grid lies over the whole film (images.py).
 _DRAW = {
-    "cardiomegaly": _cardiomegaly,
     "pleural effusion": _effusion,
     "pneumothorax": _pneumothorax,
     "consolidation": _consolidation,
@@ -292,7 +299,6 @@ _DRAW = {
     "pulmonary edema": _edema,
     "lung lesion": _lesion,
     "pleural thickening": _thickening,
-    "mediastinal widening": _mediastinal_widening,
     "rib fracture": _fracture,
     "scoliosis": _scoliosis,
     "pacemaker": _pacemaker,
@@ -302,5 +308,4 @@ _DRAW = {
     "chest tube": _chest_tube,
     "sternotomy wires": _sternotomy_wires,
     "jewelry artifact": _jewelry,
-    "grid artifact": _grid,
 }

@@ -175,10 +175,8 @@ def _lateral(study: cases.Study, body: Body, canvas: Canvas, rng: np.random.Gene
             x = (0.5 if finding.zone == "lower" else -0.1) + 0.3 * (finding.shape[0] - 0.5)
             solid = np.maximum(solid, 0.7 * canvas.blob(x, height, 0.2, 0.2))
     air = canvas.fill([lung], 1.5) * (1 - 0.8 * heart) * (1 - solid)
-    spine = [(np.array([(0.55, -0.4), (0.68, 0.3), (0.7, 0.7), (0.58, 1.7)]), 15.0, 1.0)]
-    ribs = [
-        (np.array([(0.75, y), (0.1, y + 0.12), (-0.7, y + 0.3)]), 5.0, 0.6) for y in np.arange(-0.05, 0.95, 0.12)
-    ]
+    spine = [(np.array([(0.26, -0.5), (0.4, -0.1), (0.68, 0.3), (0.7, 0.7), (0.58, 1.7)]), 15.0, 1.0)]
+    ribs = [(np.array([(0.75, y), (0.1, y + 0.12), (-0.7, y + 0.3)]), 5.0, 0.6) for y in np.arange(-0.05, 0.95, 0.12)]
     film = 0.62 * canvas.fill([torso], 3.0) - 0.4 * air + 0.12 * canvas.lines(spine, 2.0)
     film += 0.06 * canvas.lines(ribs, 1.0) + 0.02 * canvas.noise(rng, 3.5) * air
     return film + 0.1 * canvas.blob(0, 1.3, 1.2, 0.6)

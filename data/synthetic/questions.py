@@ -24,7 +24,11 @@ SPLITS = ("train", "validate", "test")
 LUNG_KINDS = (*OPACITIES, "atelectasis", "lung lesion")
 ASKED_REGIONS = (
     *("heart", "mediastinum", "lungs", "pleura", "ribs", "thoracic spine"),
-    *(f"{s} {p}" for s in SIDES for p in ("lung", "upper lung zone", "lower lung zone", "costophrenic angle", "pleura")),
+    *(
+        f"{s} {p}"
+        for s in SIDES
+        for p in ("lung", "upper lung zone", "lower lung zone", "costophrenic angle", "pleura")
+    ),
 )
 DEVICE_REGIONS = {
     "left chest wall": ("pacemaker", "left"),
@@ -212,7 +216,7 @@ def _device_groups() -> list[Item]:
         items.append(Item("B12_describe_device", key, (f"Describe the {phrase}.",), present, 0.06, variables))
         texts = (f"Are there any {phrase}?", f"Does the patient have {phrase}?")
         items.append(Item("B13_has_devices", key, texts, present, 0.12, variables))
-    for region, (kind, _) in DEVICE_REGIONS.items():
+    for region in DEVICE_REGIONS:
 
         def inside(study: Study, region: str = region) -> bool | None:
             return region_has_device(study, region)
@@ -256,7 +260,7 @@ def _findings() -> list[Item]:
         items.append(Item("D02_has_finding", kind, texts, present, 0.19, variables))
         texts = (f"Describe the {kind}.", f"What can be said about {kind}?")
         items.append(Item("D01_describe_finding", kind, texts, present, 0.05, variables))
-        if len({_place_key(kind, side) for side in SIDES}) > 1:
+        if kind not in _MIDLINE_KINDS:
             texts = (f"Where is the {kind}?", f"Where is the {kind} located?")
             items.append(_where("D03_where_is_finding", kind, texts, 0.1))
         if spec.sized:
@@ -280,15 +284,11 @@ def _devices() -> list[Item]:
         items.append(Item("D05_describe_device", kind, (f"Describe the {kind}.",), present, 0.05, variables))
         texts = (f"Is there {phrase}?", f"Can {phrase} be seen?")
         items.append(Item("D06_has_device", kind, texts, present, 0.15, variables))
-        items.append(_where("D07_where_is_device", kind, (f"Where is the {kind}?",), 0.06))
+        items.append(_where("D07_where_is_device", kind, (f"Where is the {kind}?",), 0.09))
     return items
 
 
 _MIDLINE_KINDS = ("cardiomegaly", "mediastinal widening", "pulmonary edema", "scoliosis")
-
-
-def _place_key(kind: str, side: str) -> str:
-    return "" if kind in _MIDLINE_KINDS else side
 
 
 def _where(question_type: str, kind: str, texts: tuple[str, ...], share: float) -> Item:
@@ -319,8 +319,7 @@ def _draw(item: Item, members: list[Study], rng: np.random.Generator) -> list[tu
         answer = item.answer(study)
         if answer is not None:
             groups[answer].append(study)
-    alone = item.type == "D07_where_is_device" and len(groups) == 1  # a midline device: it is where it is
-    if len(groups) < 2 and not alone:
+    if len(groups) < 2:  # also a device of the midline: it is where it is
         return []
     smallest = min(len(group) for group in groups.values())
     # Rare combinations of sides may not decide how often the common ones are asked.

@@ -174,8 +174,9 @@ EXTRA_NEGATIVES = (
 
 # Region names that the phantom has an outline for (anatomy.region_outlines), with their side.
 _PAIRED = tuple(
-    "lung;upper lobe;lower lobe;upper lung zone;mid lung zone;lower lung zone;lung apex;lung base;hilum;perihilar region;"
-    "pleura;costophrenic angle;hemidiaphragm;chest wall;clavicle;shoulder;scapula;ribs;cardiophrenic angle".split(";")
+    "lung;upper lobe;lower lobe;upper lung zone;mid lung zone;lower lung zone;lung apex;lung base;"
+    "hilum;perihilar region;pleura;costophrenic angle;hemidiaphragm;chest wall;clavicle;shoulder;scapula;"
+    "ribs;cardiophrenic angle".split(";")
 )
 _SINGLE = tuple(
     "lungs;right middle lobe;lingula;mediastinum;upper mediastinum;heart;cardiac silhouette;aorta;aortic arch;"

@@ -1,0 +1,234 @@
+"""SSGVQA: image encoder, question encoder, predicted scene graph, SIM and heads in one model.
+
+    model = SSGVQA.build(config.model, vocabulary, tokenizer, config.data.image_size)
+    outputs = model(batch.images, batch.questions, batch.question_of, batch.image_of)
+    model.save_pretrained("best_model", tokenizer, config)
+    model, tokenizer, config, vocabulary = SSGVQA.from_pretrained("best_model")
+
+The graph is predicted from the pixels. A graph of another origin (the report's, another image's) enters only where a
+caller passes one: `graph=` a `SceneGraph`, or a function of the prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from configs.mimic_cxr_config import Config, ModelConfig
+from data.batch import SceneGraph, TokenBatch
+from data.vocabulary import Vocabulary
+from models import model_folder
+from models.encoders import (
+    ImageEncoder,
+    ImageFeatures,
+    QuestionEncoder,
+    VisualSpec,
+    build_text_model,
+    resolve_visual,
+    text_model_from_config,
+)
+from models.heads import AnswerHeads, chexpert_head, question_type_head
+from models.scene_graph import GraphPrediction, RegionPredictor, no_graph
+from models.sim import build_fusion
+
+GraphChoice = str | SceneGraph | Callable[[GraphPrediction], SceneGraph]
+
+
+@dataclass
+class Outputs:
+    """What one forward pass gives. All heads answer all questions; which one counts is the routing table's business."""
+
+    logits: dict[str, Tensor]
+    """binary (Q, 2), category (Q, 14), region (Q, 26), severity (Q, 4)"""
+    chexpert: Tensor
+    """(B, 14) logits, from the image alone"""
+    graph: GraphPrediction
+    """the model's own graph, whichever one the answers were given from"""
+    question_type: Tensor
+    """(U, 28) logits of the distinct questions: 27 types, then "unsupported" """
+
+
+class SSGVQA(nn.Module):
+    """Visual question answering on chest X-rays from pixels and a scene graph that is itself read from the pixels."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_entities: int,
+        num_region_rows: int,
+        image_size: int,
+        text_config=None,
+        visual_spec: VisualSpec | None = None,
+        *,
+        image_encoder: ImageEncoder | None = None,
+        question_encoder: QuestionEncoder | None = None,
+    ):
+        """Random weights, except in encoders that are given. `text_config` is not needed with a `question_encoder`."""
+        super().__init__()
+        self.config = config
+        self.image_size = image_size
+        self.vocabulary: Vocabulary | None = None
+        spec = visual_spec or (image_encoder.spec if image_encoder else resolve_visual(config, image_size))
+        self.image_encoder = image_encoder or ImageEncoder(config, spec)
+        self.question_encoder = question_encoder or QuestionEncoder(
+            text_model_from_config(text_config), config.hidden_dim
+        )
+        width = config.hidden_dim
+        self.region_predictor = RegionPredictor(config, num_entities)
+        self.fusion = build_fusion(config, num_entities, num_region_rows)
+        self.heads = AnswerHeads(width, config.dropout)
+        self.chexpert = chexpert_head(2 * width, width, config.dropout)
+        self.question_type = question_type_head(width)
+
+    @classmethod
+    def build(
+        cls, config: ModelConfig, vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerBase, image_size: int
+    ) -> SSGVQA:
+        """A model to train: pretrained encoders or, with `pretrained: false`, random ones.
+
+        ConfigError when weights cannot be had or do not fit the configuration.
+        """
+        spec = resolve_visual(config, image_size)
+        model = cls(
+            config,
+            vocabulary.num_entities,
+            vocabulary.num_regions,
+            image_size,
+            image_encoder=ImageEncoder(config, spec, pretrained=config.pretrained),
+            question_encoder=QuestionEncoder(build_text_model(config, tokenizer), config.hidden_dim),
+        )
+        model.vocabulary = vocabulary
+        return model
+
+    def encode_images(self, images: Tensor) -> ImageFeatures:
+        """(B, 1, S, S) uint8 -> what all questions about these images share."""
+        return self.image_encoder(images)
+
+    def predict_graph(self, features: ImageFeatures) -> GraphPrediction:
+        """The scene graph of each image, from its pixels."""
+        return self.region_predictor(features)
+
+    def answer(
+        self, features: ImageFeatures, graph: SceneGraph, questions: TokenBatch, question_of: Tensor, image_of: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Answer Q questions: head name -> (Q, classes) logits, and (U, 28) question-type logits.
+
+        `question_of` and `image_of`, (Q,) int64, may have any order; each of the U texts is encoded once.
+        """
+        tokens = self.question_encoder(questions)
+        mask = questions.attention_mask.bool()
+        state = self.fusion(features, graph, tokens, mask, question_of, image_of)
+        return self.heads(state), self.question_type(tokens[:, 0])
+
+    def forward(
+        self,
+        images: Tensor,
+        questions: TokenBatch,
+        question_of: Tensor,
+        image_of: Tensor,
+        graph: GraphChoice = "predicted",
+    ) -> Outputs:
+        """One pass over B images and Q questions.
+
+        `graph` is "predicted", "none", a `SceneGraph`, or a function that makes one from the prediction (graph dropout
+        in training, where some images are given the report's graph or none).
+        """
+        features = self.encode_images(images)
+        prediction = self.predict_graph(features)
+        chosen = choose_graph(graph, prediction)
+        logits, question_type = self.answer(features, chosen, questions, question_of, image_of)
+        return Outputs(logits, self.chexpert(features.pooled), prediction, question_type)
+
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """Recompute activations of encoders and fusion in the backward pass: less memory, a third more time."""
+        self.image_encoder.set_gradient_checkpointing(enable)
+        self.question_encoder.set_gradient_checkpointing(enable)
+        self.fusion.checkpointing = enable
+
+    def pretrained_modules(self) -> list[nn.Module]:
+        """The parts that start from pretrained weights unless `pretrained` is false."""
+        return [self.image_encoder.backbone, self.question_encoder.model]
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        tokenizer: PreTrainedTokenizerBase,
+        config: Config,
+        extra_files: dict[str, object] | None = None,
+    ) -> None:
+        """Write a model folder, complete or not at all. `extra_files`: name -> text, bytes or something for JSON."""
+        if self.vocabulary is None:
+            raise ValueError("this model was not made by build() or from_pretrained(): it has no vocabulary to save")
+        description = {
+            "vocabulary.json": self.vocabulary.as_json(),
+            "text_config.json": self.question_encoder.model.config.to_dict(),
+            "visual_config.json": self.image_encoder.spec.as_json(),
+        }
+        model_folder.write(folder, self, tokenizer, config, description, extra_files or {})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> tuple[SSGVQA, PreTrainedTokenizerBase, Config, Vocabulary]:
+        """Load a model folder, on the CPU and in evaluation mode. Needs no network.
+
+        CheckpointError when a file is missing or damaged, or when weights or label space are not this model's.
+        """
+        stored = model_folder.read(folder, ("vocabulary.json", "text_config.json", "visual_config.json"))
+        config = stored.config
+        with model_folder.explained(folder):
+            vocabulary = Vocabulary.from_json(stored.json["vocabulary.json"])
+            model = cls(
+                config.model,
+                vocabulary.num_entities,
+                vocabulary.num_regions,
+                config.data.image_size,
+                model_folder.text_config(stored.json["text_config.json"]),
+                VisualSpec(**stored.json["visual_config.json"]),
+            )
+        model.vocabulary = vocabulary
+        stored.load_weights(model)
+        return model.eval(), stored.tokenizer, config, vocabulary
+
+
+def choose_graph(graph: GraphChoice, prediction: GraphPrediction) -> SceneGraph:
+    """The graph that answers are given from; see `SSGVQA.forward`."""
+    if isinstance(graph, SceneGraph):
+        return graph
+    if callable(graph):
+        return graph(prediction)
+    if graph == "predicted":
+        return prediction.graph()
+    if graph == "none":
+        return no_graph(prediction.graph())
+    raise ValueError(f'graph = {graph!r}: must be "predicted", "none", a SceneGraph or a function of the prediction')
+
+
+def parameter_groups(model: nn.Module, training) -> list[dict]:
+    """AdamW groups of an `SSGVQA` or `QuestionOnly`, for its `config.training`; keys params, lr, weight_decay, name.
+
+    Pretrained encoders learn with `learning_rate`, all that starts from random weights with `new_layer_lr_scale` times
+    it. Only weight matrices and kernels decay: no norms, biases, layer scales or embeddings.
+    """
+    pretrained = model.pretrained_modules() if model.config.pretrained else []
+    encoder = {id(p) for module in pretrained for p in module.parameters()}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen or not parameter.requires_grad:
+                continue
+            seen.add(id(parameter))
+            decays = name == "weight" and parameter.ndim >= 2 and not isinstance(module, nn.Embedding)
+            groups.setdefault((id(parameter) in encoder, decays), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": training.learning_rate * (1.0 if is_encoder else training.new_layer_lr_scale),
+            "weight_decay": training.weight_decay if decays else 0.0,
+            "name": f"{'encoder' if is_encoder else 'new'}_{'decay' if decays else 'no_decay'}",
+        }
+        for (is_encoder, decays), parameters in sorted(groups.items(), reverse=True)
+    ]

@@ -1,0 +1,279 @@
+"""How question, image and graph meet: the Scene-embedded Interaction Module, and two simpler fusions to compare with.
+
+Every fusion maps (features, graph, token states) to one state of width D for each of Q questions, and does so for each
+question by itself: alone, beside others and in any order the result is the same.
+
+Letters in shapes: B images, N cells of the feature map, Q questions, U distinct questions, T tokens, R = 26 nodes,
+D width, V visits (groups of at most G questions of one image).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from configs.mimic_cxr_config import ModelConfig
+from data.batch import SceneGraph
+from models.encoders import ImageFeatures
+from models.layers import Attention, Mlp, SelfBlock, attend
+from models.scene_graph import NodeEmbedding, roi_features
+
+SIM_HEADS = 4
+
+
+@dataclass
+class QuestionGroups:
+    """Questions in groups of one image each, so that image keys and values are not copied for each question."""
+
+    size: int
+    """G, most questions of a group"""
+    image: Tensor
+    """(V,) int64 image of a group"""
+    question: Tensor
+    """(V * G,) int64 question in a slot; slots without one hold question 0, and nobody reads them"""
+    slot: Tensor
+    """(Q,) int64 slot of a question"""
+
+    @staticmethod
+    def of(image_of: Tensor, images: int) -> QuestionGroups:
+        """Groups for (Q,) image numbers in any order, with any number of questions an image."""
+        questions, device = len(image_of), image_of.device
+        size = max(1, -(-questions // max(1, images)))
+        count = torch.zeros(images, dtype=torch.long, device=device)
+        count.scatter_add_(0, image_of, torch.ones_like(image_of))
+        order = image_of.argsort(stable=True)
+        rank = torch.arange(questions, device=device) - (count.cumsum(0) - count)[image_of[order]]
+        place = torch.empty_like(image_of).scatter_(0, order, rank)
+        needed = (count + size - 1) // size
+        first = needed.cumsum(0) - needed
+        slot = (first[image_of] + place // size) * size + place % size
+        # on a GPU the number of groups is not read back, which would stall the queue: its upper bound does
+        groups = int(needed.sum()) if device.type == "cpu" else questions // size + images
+        question = torch.zeros(groups * size, dtype=torch.long, device=device)
+        question.scatter_(0, slot, torch.arange(questions, device=device))
+        image = torch.zeros(groups, dtype=torch.long, device=device).scatter_(0, slot // size, image_of)
+        return QuestionGroups(size, image, question, slot)
+
+    def attend(self, query: Tensor, keys_values: Tensor, heads: int) -> Tensor:
+        """(Q, T, D) queries over their image's (B, N, 2D) keys and values; (Q, T, D)."""
+        tokens = query.shape[1]
+        grouped = query.index_select(0, self.question).view(len(self.image), self.size * tokens, -1)
+        read = attend(grouped, keys_values.index_select(0, self.image), heads)
+        return read.reshape(len(self.question), tokens, -1).index_select(0, self.slot)
+
+
+class NodeUpdate(nn.Module):
+    """The question's view of the graph: nodes read its tokens, then each other, at an inner width of 128."""
+
+    def __init__(self, node_width: int, config: ModelConfig):
+        super().__init__()
+        inner = config.sim_inner_dim
+        self.enter = nn.Linear(node_width, inner)
+        self.question = Attention(inner, SIM_HEADS, memory_width=config.hidden_dim)
+        self.question_norm = nn.LayerNorm(inner)
+        self.nodes = Attention(inner, SIM_HEADS)
+        self.nodes_norm = nn.LayerNorm(inner)
+        self.feed = Mlp(inner, 2 * inner, inner)
+        self.feed_norm = nn.LayerNorm(inner)
+        self.leave = nn.Linear(inner, node_width)
+
+    def forward(self, nodes: Tensor, tokens: Tensor, mask: Tensor, question_of: Tensor, image_of: Tensor) -> Tensor:
+        """(B, R, 134) nodes and (U, T, D) tokens with their (U, T) mask -> (Q, R, inner) updated states."""
+        state = self.enter(nodes)
+        # queries depend on the image, keys and values on the question: both are projected before they are copied
+        query = self.question.query(state)
+        keys_values = self.question.keys_values(tokens)
+        read = attend(
+            query.index_select(0, image_of),
+            keys_values.index_select(0, question_of),
+            SIM_HEADS,
+            mask.index_select(0, question_of),
+        )
+        state = self.question_norm(state.index_select(0, image_of) + self.question.out(read))
+        state = self.nodes_norm(state + self.nodes(state, state))
+        return self.feed_norm(state + self.feed(state))
+
+    def projected(self, state: Tensor, weight: Tensor) -> Tensor:
+        """`linear(leave(state), weight)`: back to 134 numbers and on to the fusion's (D, 134) weight.
+
+        The two matrices are multiplied first, as (Q, R, 134) updates would be the largest tensor of the model.
+        """
+        return nn.functional.linear(state, weight @ self.leave.weight, weight @ self.leave.bias)
+
+
+class FusionLayer(nn.Module):
+    """The question's tokens read image and nodes, then each other."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.image = nn.Linear(width, 2 * width)
+        self.nodes = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(2 * width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.block = SelfBlock(width, heads, dropout)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, image: Tensor, nodes: Tensor, groups: QuestionGroups, last: bool
+    ) -> Tensor:
+        """(Q, T, D) tokens, (Q, T) mask, (B, N + 1, D) image memory, (Q, R, D) nodes; `last` gives (Q, 1, D)."""
+        query = self.query(self.norm(x))
+        from_image = groups.attend(query, self.image(image), self.heads)
+        from_nodes = attend(query, self.nodes(nodes), self.heads)
+        x = x + self.dropout(self.out(torch.cat([from_image, from_nodes], dim=-1)))
+        return self.block(x, mask, first_only=last)
+
+
+class SimFusion(nn.Module):
+    """Scene-embedded Interaction Module: the graph is read in the light of the question, the question then reads both.
+
+    What does not depend on the question (nodes, RoI features, keys and values of the image) is computed once an image.
+    """
+
+    def __init__(self, config: ModelConfig, num_entities: int, num_region_rows: int):
+        super().__init__()
+        width = config.hidden_dim
+        self.checkpointing = False
+        self.nodes = NodeEmbedding(config, num_entities, num_region_rows)
+        self.update = NodeUpdate(self.nodes.width, config)
+        self.node_in = nn.Linear(self.nodes.width, width)
+        self.roi_in = nn.Linear(width, width, bias=False)
+        self.node_norm = nn.LayerNorm(width)
+        self.no_graph = nn.Embedding(1, width)
+        self.image_norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(
+            FusionLayer(width, config.fusion_heads, config.dropout) for _ in range(config.fusion_depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self,
+        features: ImageFeatures,
+        graph: SceneGraph,
+        tokens: Tensor,
+        mask: Tensor,
+        question_of: Tensor,
+        image_of: Tensor,
+    ) -> Tensor:
+        """(U, T, D) tokens and (U, T) bool mask, (Q,) numbers of question and image -> (Q, D)."""
+        memory = self._run(self._node_memory, features, graph, tokens, mask, question_of, image_of)
+        image = self.image_norm(torch.cat([features.grid, features.global_token[:, None]], dim=1))
+        groups = QuestionGroups.of(image_of, len(image))
+        state = tokens.index_select(0, question_of)
+        mask = mask.index_select(0, question_of)
+        for number, layer in enumerate(self.layers, start=1):
+            state = self._run(layer, state, mask, image, memory, groups, number == len(self.layers))
+        return self.norm(state[:, 0])
+
+    def _node_memory(
+        self,
+        features: ImageFeatures,
+        graph: SceneGraph,
+        tokens: Tensor,
+        mask: Tensor,
+        question_of: Tensor,
+        image_of: Tensor,
+    ) -> Tensor:
+        """(Q, R, D): [node 134 || RoI D] -> D, split so that only the node's update is computed for each question."""
+        nodes = self.nodes(graph)
+        update = self.update(nodes, tokens, mask, question_of, image_of)
+        of_image = self.node_in(nodes) + self.roi_in(roi_features(features.feature_map, graph.boxes))
+        of_question = self.update.projected(update, self.node_in.weight)
+        memory = self.node_norm(of_image.index_select(0, image_of) + of_question)
+        # 26 times the same token is one token to an attention
+        exists = graph.exists.index_select(0, image_of)[:, None, None]
+        return torch.where(exists, memory, self.no_graph.weight.to(memory.dtype))
+
+    def _run(self, function, *arguments):
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(function, *arguments, use_reentrant=False)
+        return function(*arguments)
+
+
+class ConcatFusion(nn.Module):
+    """One joint transformer over global token, feature map, nodes and question: simple, and dear for each question."""
+
+    def __init__(self, config: ModelConfig, num_entities: int, num_region_rows: int):
+        super().__init__()
+        width = config.hidden_dim
+        self.checkpointing = False
+        self.nodes = NodeEmbedding(config, num_entities, num_region_rows)
+        self.node_in = nn.Linear(self.nodes.width + width, width)
+        self.no_graph = nn.Embedding(1, width)
+        self.kind = nn.Embedding(4, width)
+        self.in_norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(
+            SelfBlock(width, config.fusion_heads, config.dropout) for _ in range(config.fusion_depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self,
+        features: ImageFeatures,
+        graph: SceneGraph,
+        tokens: Tensor,
+        mask: Tensor,
+        question_of: Tensor,
+        image_of: Tensor,
+    ) -> Tensor:
+        """As `SimFusion.forward`."""
+        of_image, real = self._image_part(features, graph)
+        question = (tokens + self.kind.weight[3]).index_select(0, question_of)
+        state = self.in_norm(torch.cat([question, of_image.index_select(0, image_of)], dim=1))
+        mask = torch.cat([mask.index_select(0, question_of), real.index_select(0, image_of)], dim=1)
+        for number, layer in enumerate(self.layers, start=1):
+            last = number == len(self.layers)
+            if self.checkpointing and torch.is_grad_enabled():
+                state = checkpoint(layer, state, mask, last, use_reentrant=False)
+            else:
+                state = layer(state, mask, last)
+        return self.norm(state[:, 0])
+
+    def _image_part(self, features: ImageFeatures, graph: SceneGraph) -> tuple[Tensor, Tensor]:
+        """(B, 1 + N + R, D) tokens and their (B, 1 + N + R) mask; without a graph one token stands for all nodes."""
+        roi = roi_features(features.feature_map, graph.boxes)
+        nodes = self.node_in(torch.cat([self.nodes(graph), roi], dim=-1))
+        exists = graph.exists[:, None]
+        nodes = torch.where(exists[..., None], nodes, self.no_graph.weight.to(nodes.dtype))
+        first = torch.arange(nodes.shape[1], device=nodes.device) == 0
+        kind = self.kind.weight
+        parts = [features.global_token[:, None] + kind[0], features.grid + kind[1], nodes + kind[2]]
+        real = torch.ones(features.grid.shape[0], 1 + features.grid.shape[1], dtype=torch.bool, device=nodes.device)
+        return torch.cat(parts, dim=1), torch.cat([real, exists | first], dim=1)
+
+
+class GlobalFusion(nn.Module):
+    """Question and one vector of the image, no graph: the floor of the fusions."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.checkpointing = False
+        self.mix = Mlp(2 * config.hidden_dim, 2 * config.hidden_dim, config.hidden_dim, config.dropout)
+        self.norm = nn.LayerNorm(config.hidden_dim)
+
+    def forward(
+        self,
+        features: ImageFeatures,
+        graph: SceneGraph,
+        tokens: Tensor,
+        mask: Tensor,
+        question_of: Tensor,
+        image_of: Tensor,
+    ) -> Tensor:
+        """As `SimFusion.forward`; the graph is not read."""
+        question = tokens[:, 0].index_select(0, question_of)
+        image = features.global_token.index_select(0, image_of)
+        return self.norm(self.mix(torch.cat([question, image], dim=-1)))
+
+
+def build_fusion(config: ModelConfig, num_entities: int, num_region_rows: int) -> nn.Module:
+    """The fusion that `model.fusion` names."""
+    if config.fusion == "none":
+        return GlobalFusion(config)
+    fusion = {"sim": SimFusion, "concat": ConcatFusion}[config.fusion]
+    return fusion(config, num_entities, num_region_rows)

@@ -1,0 +1,309 @@
+"""The documents tell the truth: links resolve, commands and settings exist, lists are those of the code; and the launcher."""
+
+import ast
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from configs import loading
+from configs.mimic_cxr_config import TYPES, Config
+from data.label_space import QUESTION_TYPES
+from training.evaluation import ROWS
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PROMISED = """
+    MIMIC_CXR_VQA_ANALYSIS MULTI_GPU_TRAINING TRAINING_GUIDE SETUP_DATA architecture_diagram methodology mimic-cxr-jpg
+    mimic-ext-cxr-qba
+""".split()
+
+NO_SETTINGS = {"model.safetensors", "training.report"}
+"""Words that look like a setting: a file and a module."""
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
+SETTING = r"(?<![\w./-])((?:" + "|".join(sorted({key.split(".")[0] for key in TYPES})) + r")\.[a-z]\w*)\b(?!\()"
+FOLDERS = "configs|data|models|training|utils|scripts|docs|tests"
+
+documents = pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+
+
+def read(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def test_promised_documents():
+    assert {f"{name}.md" for name in PROMISED} <= {path.name for path in DOCS}
+
+
+# Links
+
+
+def anchors(text: str) -> set[str]:
+    """What headings are called in links, as GitHub makes it."""
+    titles = re.findall(r"^#+ +(.+?) *$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def broken_links(text: str, path: Path) -> list[str]:
+    broken = []
+    for link in LINK.findall(FENCE.sub("", text)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = unquote(link).partition("#")
+        target = path.parent / name if name else path
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            broken.append(link)
+    return broken
+
+
+@documents
+def test_links_resolve(path):
+    assert broken_links(path.read_text(encoding="utf-8"), path) == []
+
+
+def test_a_broken_link_would_be_found():
+    text = "[a](nowhere.md) [b](README.md) [c](README.md#no-such-part) [d](https://example.org) [e](docs/SETUP_DATA.md#commands)"
+    assert broken_links(text, ROOT / "x.md") == ["nowhere.md", "README.md#no-such-part"]
+
+
+@documents
+def test_named_files_exist(path):
+    named = re.findall(rf"`((?:{FOLDERS})/[\w./-]*)`", path.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+# Commands
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every command in the shell blocks of a document, without assignments in front."""
+    found = []
+    for language, block in FENCE.findall(text):
+        if language not in ("bash", "sh", "shell", "console", ""):
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            if not re.match(r"\s*(\$ )?(\w+=\S+ )*(python\b|\./scripts/|source |bash )", line):
+                continue
+            for part in re.split(r"&&|\||;", line.strip().removeprefix("$ ").split(" #")[0]):
+                words = shlex.split(part)
+                while words and re.fullmatch(r"\w+=.*", words[0]):
+                    words.pop(0)
+                if words:
+                    found.append(words)
+    return found
+
+
+@cache
+def help_of(script: str) -> str:
+    done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def command_problem(words: list[str]) -> str | None:
+    """Why a command of ours cannot be given like this; None for those of others."""
+    known = ""
+    if words[0] == "python" and words[1] == "-m":
+        name = words[2].replace(".", "/") + ".py"
+    elif words[0] == "python":
+        name = words[1]
+    else:
+        name = words[0] if words[0].startswith("./scripts/") else words[-1]
+        if "scripts/" not in name:
+            return None
+    script = ROOT / name
+    if not script.is_file():
+        return f"{name} does not exist"
+    if words[0] == "python" and words[1] != "-m":
+        known = help_of(name)
+    else:
+        known = script.read_text(encoding="utf-8")
+        if "exec python train_mimic_cxr.py" in known:
+            known += help_of("train_mimic_cxr.py")
+    options = [word.split("=")[0] for word in words if word.startswith("--")]
+    unknown = [option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", known)]
+    return f"{name} has no {', '.join(unknown)}" if unknown else None
+
+
+@documents
+def test_commands_exist(path):
+    problems = [command_problem(words) for words in commands(path.read_text(encoding="utf-8"))]
+    assert [problem for problem in problems if problem] == []
+
+
+def test_a_wrong_command_would_be_found():
+    text = """```bash
+X=1 python setup_data.py --extract_all --mimic_qa_path $Y   # --not_this
+python setup_data.py --extract && python nothing.py
+./scripts/launch_distributed_training.sh --config a.yaml \\
+    --dry_run --phase x
+python -m utils.hardware_utils --simulate "4x NVIDIA L4" --gpus 3
+```
+"""
+    problems = [command_problem(words) for words in commands(text)]
+    assert problems == [
+        None,
+        "setup_data.py has no --extract",
+        "nothing.py does not exist",
+        "./scripts/launch_distributed_training.sh has no --phase",
+        "utils/hardware_utils.py has no --gpus",
+    ]
+
+
+# Settings
+
+
+def unknown_settings(text: str) -> set[str]:
+    return set(re.findall(SETTING, text)) - set(TYPES) - NO_SETTINGS
+
+
+@documents
+def test_settings_exist(path):
+    assert unknown_settings(path.read_text(encoding="utf-8")) == set()
+
+
+def test_a_wrong_setting_would_be_found():
+    text = "`data.index_dir`, `training.lr`, --set model.fusion=sim, training/model.py, metadata.csv, model.eval(), x.data.y"
+    assert unknown_settings(text) == {"training.lr"}
+
+
+@documents
+def test_stated_defaults_are_the_defaults(path):
+    stated = re.findall(rf"`{SETTING}` \(?(\d+(?:\.\d+)?)(?![\w.]*\w)", path.read_text(encoding="utf-8"))
+    wrong = {key: value for key, value in stated if float(value) != loading.get(Config(), key)}
+    assert wrong == {}
+
+
+# Lists of the code
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every table row."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_counts_by_type_are_complete():
+    table = {
+        row[0].strip("`"): row
+        for row in rows(read("MIMIC_CXR_VQA_ANALYSIS.md"))
+        if len(row) == 5 and row[4].endswith("%")
+    }
+    assert list(table) == [kind.name for kind in QUESTION_TYPES]
+    total = 42_172_827
+    by_head: dict[str, int] = {}
+    for kind in QUESTION_TYPES:
+        _, strategy, head, count, share = table[kind.name]
+        number = int(count.replace(",", ""))
+        assert strategy == kind.strategy
+        assert head == (kind.head.value if kind.head else "–") + (" (copy)" if kind.copies else "")
+        assert share == f"{100 * number / total:.1f} %"
+        by_head[head] = by_head.get(head, 0) + number
+    assert sum(by_head.values()) == total
+    sums = next(row for row in rows(read("MIMIC_CXR_VQA_ANALYSIS.md")) if row[0] == "questions (sum)")
+    assert [int(cell.replace(",", "")) for cell in sums[1:]] == [
+        by_head[head] for head in ("binary", "category", "category (copy)", "region", "severity", "–")
+    ]
+
+
+def test_the_routing_table_is_that_of_the_code():
+    wanted: dict[str, list[str]] = {}
+    for kind in QUESTION_TYPES:
+        head = (kind.head.value if kind.head else "none") + (", copy types" if kind.copies else "")
+        wanted.setdefault(head, []).append(kind.name)
+    part = read("methodology.md").split("## Routing")[1].split("\n## ")[0]
+    assert {row[0]: re.findall(r"`(\w+)`", row[1]) for row in rows(part) if "`" in row[1]} == wanted
+
+
+def test_every_reason_without_target_is_explained():
+    tree = ast.parse((ROOT / "data" / "answers.py").read_text(encoding="utf-8"))
+    returned = {
+        node.value
+        for statement in ast.walk(tree)
+        if isinstance(statement, ast.Return)
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    reasons = {text for text in returned if re.fullmatch(r"[a-z]+(_[a-z]+)+", text)}
+    assert {"unsupported_type", "unknown_type", "severity_ambiguous"} <= reasons
+    assert {reason for reason in reasons if f"`{reason}`" not in read("SETUP_DATA.md")} == set()
+
+
+def test_every_problem_kind_is_explained():
+    kinds = set()
+    for name in ("index/part.py", "index/build.py", "release/tables.py", "release/reader.py"):
+        source = (ROOT / "data" / name).read_text(encoding="utf-8")
+        kinds |= set(re.findall(r"\"kind\": \"(\w+)\"|problems\[\"(\w+)\"\]|\"(no_\w*image)\"", source))
+    kinds = {name for groups in kinds for name in groups if name}
+    assert {"graph_missing", "duplicate_images", "no_frontal_image"} <= kinds
+    assert {kind for kind in kinds if f"`{kind}`" not in read("SETUP_DATA.md")} == set()
+
+
+def test_every_row_of_a_report_is_explained():
+    assert [row for row in ROWS if f"`{row}`" not in read("methodology.md")] == []
+
+
+# The launcher
+
+
+@pytest.fixture
+def launcher(tmp_path):
+    """A copy of the scripts whose `python` shows the hardware of $BOX and otherwise prints its arguments."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (tmp_path / "requirements.txt").write_text("")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        '#!/bin/sh\ncase "$1 $2" in\n"-m pip") ;;\n"-m utils.hardware_utils") printf "  GPUs:              %s\\n" "$BOX" ;;\n'
+        f'train_mimic_cxr.py*) printf "<%s>" "$@" ;;\n*) exec {sys.executable} "$@" ;;\nesac\n'
+    )
+    python.chmod(0o755)
+
+    def launch(*options, cwd=tmp_path, box="none (CPU only)"):
+        command = [str(tmp_path / "scripts" / "launch_distributed_training.sh"), *options]
+        environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "BOX": box}
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+    return launch
+
+
+def test_launcher_has_defaults_that_the_user_can_replace(launcher):
+    done = launcher()
+    assert done.stdout.splitlines()[0].split() == ["GPUs:", "none", "(CPU", "only)"]
+    assert done.stdout.endswith("\n<train_mimic_cxr.py><--config><configs/default_config.yaml><--resume><auto>")
+    done = launcher("--dry_run", "--resume", "never", "--set", "wandb.name=two words", "--config=mine.yaml")
+    words = "<--config><mine.yaml><--resume><auto><--dry_run><--resume><never><--set><wandb.name=two words>"
+    assert done.stdout.endswith(f"\n<train_mimic_cxr.py>{words}")
+
+
+def test_launcher_works_from_any_directory(launcher, tmp_path):
+    other = tmp_path / "some where"
+    other.mkdir()
+    (other / "mine.yaml").write_text("")
+    assert f"<--config><{other}/mine.yaml>" in launcher("--config", "mine.yaml", cwd=other).stdout
+    assert "<--config><configs/tiny_config.yaml>" in launcher("--config", "configs/tiny_config.yaml", cwd=other).stdout
+
+
+@pytest.mark.parametrize(
+    ("box", "gpus"),
+    [("none (CPU only)", 0), ("1 x NVIDIA L4", 0), ("4 x NVIDIA L4", 4), ("2 x NVIDIA L4, 1 x Tesla T4", 3)],
+)
+def test_launcher_says_which_gpus_it_leaves_alone(launcher, box, gpus):
+    done = launcher(box=box)
+    notes = [line for line in done.stdout.splitlines() if line.startswith("note:")]
+    assert len(notes) == (1 if gpus else 0)
+    assert not gpus or f"one of the {gpus} GPUs is used" in notes[0]
+
+
+def test_launcher_helps_and_refuses_without_an_environment(tmp_path, launcher):
+    shutil.rmtree(tmp_path / ".venv")
+    assert launcher("--help").stdout.startswith("Shows the hardware, then trains")
+    done = launcher("--config")
+    assert (done.returncode, done.stderr.splitlines()) == (2, ["error: --config needs a file: give its path"])

@@ -1,0 +1,255 @@
+"""evaluate.py and the steps around the answers, with the real model, untrained, on a hand-made index."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from configs.mimic_cxr_config import LoadedConfig, format_config, load_config
+from data.index import open_index
+from data.label_space import HEADS
+from data.mimic_cxr_dataset import VQADataset, make_loader
+from data.vocabulary import Vocabulary
+from models.encoders import build_tokenizer
+from models.mimic_vqa_model import SSGVQA
+from models.question_only import QuestionOnly
+from models.scene_graph import roi_features
+from tests.evaluation_stub import studies
+from tests.mini_index import write_mini_index
+from training import evaluation_run
+from training.evaluation import ROWS, evaluate
+from training.evaluation_run import check_fits, run_evaluation
+from training.evaluation_settings import EvaluationJob, load_settings
+from utils.errors import CheckpointError, DataError
+
+PATIENTS = [0, 0, 1, 2, 3, 3, 4]
+TINY = {
+    "model.pretrained": False,
+    "model.visual_backbone": "convnext_atto",
+    "model.visual_kwargs": {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]},
+    "model.visual_stride": 16,
+    "model.text_kwargs": {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    },
+    "model.hidden_dim": 32,
+    "model.fusion_depth": 1,
+    "model.fusion_heads": 2,
+    "model.sim_inner_dim": 16,
+    "data.image_size": 64,
+    "evaluation.bootstrap_samples": 50,
+}
+
+
+def make_index(path, findings=()):
+    """Every image has a grey level of its own, and stripes, so that no two images look alike to a convolution."""
+    tables = studies([0, 1, 2, 3], "train") + studies(PATIENTS, "validate") + studies([0, 1, 2], "test")
+    index = write_mini_index(path, [s | {"findings": list(findings)} for s in tables], side=64)
+    pixels = path / "images" / "pixels.u8"
+    noise = np.random.default_rng(0).integers(0, 256, pixels.stat().st_size, dtype=np.uint8)
+    pixels.write_bytes(noise.tobytes())
+    return index
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A checkpoint folder with the untrained model and its control, and the index it was made for."""
+    folder = tmp_path_factory.mktemp("run")
+    index = make_index(folder / "index")
+    config = load_config(flags=TINY).config
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(config.model, index.texts(np.arange(index.num_texts)))
+    model = SSGVQA.build(config.model, index.vocabulary, tokenizer, config.data.image_size)
+    for parameter in model.parameters():  # zero-initialised layers would hide what they read
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    best = folder / "checkpoints" / "best_model"
+    model.save_pretrained(best, tokenizer, config)
+    QuestionOnly.build(config.model, tokenizer).save_pretrained(best / "question_only", tokenizer, config)
+    return folder
+
+
+@pytest.fixture
+def index_of_the_release(place, monkeypatch):
+    """`ensure_index` opens the hand-made index: there is no release behind it."""
+    monkeypatch.setattr(evaluation_run, "ensure_index", lambda config: open_index(place / "index"))
+
+
+def job(place, **choices):
+    return EvaluationJob(place / "checkpoints" / "best_model", **choices)
+
+
+def settings(place, out):
+    loaded = load_config(place / "checkpoints" / "best_model" / "config.yaml", [f"evaluation.output_dir={out}"])
+    return loaded.config
+
+
+# The real model
+
+
+def answer(place, index, **options):
+    model, tokenizer, config, _ = SSGVQA.from_pretrained(place / "checkpoints" / "best_model")
+    control = QuestionOnly.from_pretrained(place / "checkpoints" / "best_model" / "question_only")[0]
+    sets = [
+        VQADataset(index, s, config.data, tokenizer, train=False, questions_per_image=5) for s in ("validate", "train")
+    ]
+    return evaluate(model, control, *sets, **options)
+
+
+def test_other_reports_change_the_oracle_row_and_nothing_else(place, tmp_path):
+    """Leak check with the real model: answers and CheXpert probabilities never depend on the report's graph."""
+    findings = [(range(26), "nodule", 1, 1), (range(9), "cardiomegaly", 2, 0), ([3], "pleural effusion", 0, 1)]
+    index = open_index(place / "index")
+    first, second = answer(place, index), answer(place, make_index(tmp_path / "other", findings))
+    np.testing.assert_array_equal(first.chexpert, second.chexpert)
+    for row in ROWS:
+        same = [np.array_equal(first.answers[row][head], second.answers[row][head]) for head in HEADS]
+        assert all(same) if row != "graph_oracle" else not any(same), row
+
+
+def test_other_reports_change_neither_predicted_boxes_nor_what_is_read_there(place, tmp_path):
+    model, tokenizer, config, _ = SSGVQA.from_pretrained(place / "checkpoints" / "best_model")
+    findings = [(range(26), "nodule", 1, 1)]
+    seen = []
+    for index in (open_index(place / "index"), make_index(tmp_path / "other", findings)):
+        batch = next(make_loader(VQADataset(index, "validate", config.data, tokenizer, train=False), 4))
+        with torch.inference_mode():
+            features = model.encode_images(batch.images)
+            boxes = model.predict_graph(features).boxes
+        seen.append((boxes, roi_features(features.feature_map, boxes), batch.graph.present))
+    assert torch.equal(seen[0][0], seen[1][0]) and torch.equal(seen[0][1], seen[1][1])
+    assert not torch.equal(seen[0][2], seen[1][2])
+
+
+def test_batch_size_does_not_change_the_real_models_answers(place):
+    index = open_index(place / "index")
+    first, second = answer(place, index, batch_size=2), answer(place, index, batch_size=32)
+    for row in ROWS:
+        for head in HEADS:
+            np.testing.assert_allclose(first.answers[row][head], second.answers[row][head], atol=1e-4, err_msg=row)
+
+
+def test_every_control_changes_what_the_real_model_sees(place):
+    result = answer(place, open_index(place / "index"))
+    for row in ROWS[1:]:
+        for head in HEADS:
+            assert not np.array_equal(result.answers[row][head], result.answers["model"][head]), (row, head)
+
+
+# Files
+
+
+def test_run_writes_predictions_and_both_reports(place, tmp_path, index_of_the_release):
+    report, path = run_evaluation(job(place), settings(place, tmp_path / "results"))
+    assert path == tmp_path / "results" / "report.json"
+    assert {p.name for p in path.parent.iterdir()} == {"predictions.parquet", "report.json", "report.md"}
+    stored = json.loads(path.read_text())
+    assert stored["provenance"]["split"] == "validate"
+    assert stored["provenance"]["synthetic"] is True and "no clinical meaning" in stored["provenance"]["notice"]
+    assert stored["rows"] == json.loads(json.dumps(report["rows"]))
+    assert sum(stored["counts"].values()) == 10 * len(PATIENTS)
+    assert not (place / "checkpoints" / "test_ledger.jsonl").exists()
+
+
+def test_every_look_at_the_test_split_is_recorded(place, tmp_path, index_of_the_release):
+    for _ in range(2):
+        run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path))
+    lines = [json.loads(line) for line in (place / "checkpoints" / "test_ledger.jsonl").read_text().splitlines()]
+    assert len(lines) == 2
+    assert lines[0]["model"] == "best_model" and len(lines[0]["model_sha256"]) == 64
+    assert lines[0]["score"] == json.loads((tmp_path / "report.json").read_text())["headline"]["score"]
+    (place / "checkpoints" / "test_ledger.jsonl").unlink()
+
+
+def test_ledger_that_cannot_be_written_shows_no_result(place, tmp_path, index_of_the_release):
+    ledger = place / "checkpoints" / "test_ledger.jsonl"
+    ledger.mkdir()
+    try:
+        with pytest.raises(CheckpointError, match="every look at the test split"):
+            run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path / "results"))
+    finally:
+        ledger.rmdir()
+    assert not (tmp_path / "results").exists()
+
+
+# What does not fit
+
+
+@pytest.mark.parametrize(
+    "names", [("pleural effusion", "cardiomegaly"), ("nodule", "cardiomegaly", "pleural effusion")]
+)
+def test_other_entities_than_the_models_are_refused(place, names):
+    index = open_index(place / "index")
+    with pytest.raises(DataError, match="other entities than the model"):
+        check_fits(index, Vocabulary(names, ("lungs",)), place)
+
+
+def test_other_classes_than_the_models_are_refused(place):
+    index = open_index(place / "index")
+    index.meta["label_space"] = "0"
+    with pytest.raises(DataError, match="other classes"):
+        check_fits(index, index.vocabulary, place)
+
+
+def parsed(**options):
+    from evaluate import parse
+
+    return parse(["--model_path", "x", *(text for key, value in options.items() for text in (f"--{key}", value))])
+
+
+def test_conflicts_with_the_checkpoint_are_named_and_the_checkpoint_wins(place, tmp_path):
+    other = tmp_path / "mine.yaml"
+    other.write_text("model: {hidden_dim: 64, fusion_heads: 2}\ndata: {image_size: 96, quality_grade: B}\n")
+    loaded, conflicts = load_settings(parsed(config=str(other)), job(place))
+    assert loaded.config.model.hidden_dim == 32 and loaded.config.data.image_size == 64
+    assert loaded.config.data.quality_grade == "B"
+    assert sorted(line.split(" = ")[0] for line in conflicts) == ["data.image_size", "model.hidden_dim"]
+    assert all("mine.yaml" in line and "the checkpoint has" in line for line in conflicts)
+    assert "hidden_dim: 32" in format_config(loaded) and "# checkpoint" in format_config(loaded)
+
+
+def test_without_a_config_the_models_own_data_settings_are_used(place):
+    loaded, conflicts = load_settings(parsed(output_dir="elsewhere"), job(place))
+    assert isinstance(loaded, LoadedConfig) and not conflicts
+    assert loaded.config.evaluation.bootstrap_samples == 50
+    assert loaded.config.evaluation.output_dir == "elsewhere"
+
+
+# The command line
+
+
+def command(root, *arguments):
+    return subprocess.run(
+        [sys.executable, str(root / "evaluate.py"), *map(str, arguments)], capture_output=True, text=True, cwd=root
+    )
+
+
+def test_missing_model_folder_is_one_line_and_exit_4(root, tmp_path):
+    result = command(root, "--model_path", tmp_path / "nowhere")
+    assert result.returncode == 4 and len(result.stderr.splitlines()) == 1
+    assert "no model folder" in result.stderr and "train_mimic_cxr.py" in result.stderr
+
+
+def test_missing_text_only_control_is_one_line_that_says_how_to_mend_it(root, tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    result = command(root, "--model_path", tmp_path)
+    assert result.returncode == 4 and len(result.stderr.splitlines()) == 1
+    assert "question_only" in result.stderr and "--controls none" in result.stderr
+
+
+def test_print_config_and_help_do_not_load_torch(root, place):
+    code = (
+        "import sys, evaluate\n"
+        "try: evaluate.main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'pandas' not in sys.modules\n"
+    )
+    for arguments in (["--help"], ["--model_path", str(job(place).model_path), "--print_config"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=root)
+        assert done.returncode == 0, done.stderr
+        assert "image_size" in done.stdout or "--split" in done.stdout

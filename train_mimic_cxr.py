@@ -1,0 +1,90 @@
+"""Train a model and its text-only control; leaves <output_dir>/best_model.
+
+    python train_mimic_cxr.py --config configs/default_config.yaml --mimic_cxr_path DIR --mimic_qa_path DIR
+
+The index of the release is built first if it is missing. Settings: command line > YAML > hardware advice > default.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from utils.cli import add_common_arguments, run
+
+FLAGS = {
+    "output_dir": "training.output_dir",
+    "batch_size": "training.batch_size_per_gpu",
+    "epochs": "training.num_epochs",
+    "learning_rate": "training.learning_rate",
+    "max_samples": "data.max_samples",
+}
+"""Options of this script and the settings they stand for."""
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="train_mimic_cxr.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output_dir", metavar="DIR", help="checkpoints, logs and best_model (training.output_dir)")
+    parser.add_argument("--batch_size", type=int, metavar="N", help="image visits of one micro-batch on one device")
+    parser.add_argument(
+        "--epochs", type=int, metavar="N", help="passes over the training questions (training.num_epochs)"
+    )
+    parser.add_argument("--learning_rate", type=float, metavar="RATE", help="peak rate of the pretrained encoders")
+    parser.add_argument("--max_samples", type=int, metavar="N", help="most training questions, for trials")
+    parser.add_argument(
+        "--resume",
+        default="never",
+        metavar="auto|never|PATH",
+        help="auto: the newest sound checkpoint of output_dir, a fresh start when there is none; never: a fresh start in "
+        "an unused folder; PATH: this checkpoint (default: never)",
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="build everything, print the plan, stop; writes no output_dir"
+    )
+    add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def settings(args: argparse.Namespace):
+    """The configuration with the advice for this machine merged in."""
+    from dataclasses import replace
+
+    from configs.mimic_cxr_config import config_from_args
+    from utils import hardware_utils
+
+    asked = config_from_args(args, FLAGS)
+    hardware = hardware_utils.detect()
+    one = replace(hardware, gpus=hardware.gpus[:1])  # this process drives one device
+    batch = "training.batch_size_per_gpu"
+    given = asked.config.training.batch_size_per_gpu if asked.origin[batch] != "default" else None
+    advice = hardware_utils.recommend(one, asked.config.training.reference_batch_size, given)
+    return config_from_args(args, FLAGS, hardware_utils.settings(advice))
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    from configs.mimic_cxr_config import format_config
+
+    loaded = settings(args)
+    if args.print_config:
+        print(format_config(loaded))
+        return 0
+    from training.run import check_output, plan, prepare, train, try_forward
+    from utils.utils import setup_logging
+
+    setup_logging()
+    check_output(loaded.config.training.output_dir, args.resume)
+    job = prepare(loaded.config)
+    print("\n".join(plan(job)), flush=True)
+    try_forward(job)
+    if args.dry_run:
+        print("dry run: everything fits together; nothing was trained")
+        return 0
+    best = train(job, args.resume)
+    print(f"best model: {best}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

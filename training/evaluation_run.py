@@ -1,0 +1,222 @@
+"""What `evaluate.py` does around the answers: load, check that model and data fit, record, write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from configs.mimic_cxr_config import Config, to_dict
+from data import label_space
+from data.index import Index, ensure_index
+from data.mimic_cxr_dataset import VQADataset
+from data.summary import SYNTHETIC_NOTICE
+from data.vocabulary import Vocabulary
+from models.mimic_vqa_model import SSGVQA
+from models.question_only import QuestionOnly
+from training.evaluation import Evaluation, evaluate
+from training.evaluation_settings import EvaluationJob, check_folders
+from training.markdown import render_markdown
+from training.predictions import question_fates, write_predictions
+from training.report import build_report
+from utils.errors import CheckpointError, DataError
+from utils.utils import get_logger, write_atomic, write_json
+
+LEDGER = "test_ledger.jsonl"
+PLACES = (
+    "data.mimic_cxr_path", "data.mimic_qa_path", "data.index_dir", "data.num_workers", "data.prefetch_factor",
+    "evaluation.output_dir",
+)  # fmt: skip
+"""Settings that say where and how fast, not what."""
+PACKAGES = ("torch", "timm", "transformers", "numpy", "scikit-learn", "pyarrow")
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model folder."""
+
+    model: SSGVQA
+    tokenizer: PreTrainedTokenizerBase
+    vocabulary: Vocabulary
+    question_only: QuestionOnly | None
+    sha256: str
+    """of the weights file, hex"""
+
+
+def load_model(job: EvaluationJob) -> LoadedModel:
+    """Model, tokenizer and, with controls, the text-only control of a model folder.
+
+    Raises:
+        CheckpointError: a folder is missing or damaged, or model and control do not read the same word pieces.
+    """
+    check_folders(job)
+    model, tokenizer, _, vocabulary = SSGVQA.from_pretrained(job.model_path)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    question_only = None
+    if job.controls:
+        question_only, other, _ = QuestionOnly.from_pretrained(job.question_only)
+        if other.get_vocab() != tokenizer.get_vocab():
+            raise CheckpointError(
+                f"the text-only control in {job.question_only} has another tokenizer than the model: "
+                "train both with one command"
+            )
+        question_only.to(device)
+    weights = _sha256(job.model_path / "model.safetensors")
+    return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights)
+
+
+def check_fits(index: Index, vocabulary: Vocabulary, model_path: Path) -> None:
+    """DataError when the release's names or classes are not those the model was trained with."""
+    if index.meta["label_space"] != label_space.checksum():
+        raise DataError(f"index {index.path} has other classes than {model_path}; delete the index and build it again")
+    for kind in ("entities", "regions"):
+        here, there = getattr(index.vocabulary, kind), tuple(getattr(vocabulary, kind))
+        if here == there:
+            continue
+        new, lost = sorted(set(here) - set(there)), sorted(set(there) - set(here))
+        detail = f"{len(new)} only in the release, {len(lost)} only in the model" if new or lost else "another order"
+        raise DataError(
+            f"the release has other {kind} than the model in {model_path} ({len(here)} against {len(there)}: {detail});"
+            " evaluate on the release it was trained on, or train on this one"
+        )
+
+
+def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
+    """Evaluate a model folder and write `predictions.parquet`, `report.json` and `report.md`.
+
+    Args:
+        config: with the checkpoint's model settings, see `evaluation_settings`.
+    Returns:
+        the report, and the path of report.json.
+    """
+    model = load_model(job)
+    index = ensure_index(config)
+    check_fits(index, model.vocabulary, job.model_path)
+    if index.is_synthetic:
+        log.warning("%s", SYNTHETIC_NOTICE)
+    evaluation = evaluate(
+        model.model,
+        model.question_only,
+        _dataset(index, job.split, config, model.tokenizer),
+        _dataset(index, "train", config, model.tokenizer) if job.controls else None,
+        graph=job.graph,
+        batch_size=config.evaluation.batch_size,
+        seed=config.training.seed,
+    )
+    report = build_report(
+        evaluation,
+        question_fates(index, job.split, config.data),
+        provenance(job, config, model, evaluation),
+        samples=config.evaluation.bootstrap_samples,
+        confidence=config.evaluation.confidence,
+        seed=config.training.seed,
+    )
+    if job.split == "test":
+        record_test(job, report)
+    return report, _write(Path(config.evaluation.output_dir), report, evaluation)
+
+
+def _dataset(index: Index, split: str, config: Config, tokenizer) -> VQADataset:
+    return VQADataset(
+        index,
+        split,
+        config.data,
+        tokenizer,
+        train=False,
+        questions_per_image=config.evaluation.questions_per_image,
+        max_question_length=config.model.max_question_length,
+    )
+
+
+def _write(folder: Path, report: dict, evaluation: Evaluation) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_predictions(
+            folder / "predictions.parquet", evaluation.questions, evaluation.answers["model"], evaluation.graph
+        )
+        write_atomic(folder / "report.md", render_markdown(report))
+        write_json(folder / "report.json", report)  # last: where it is, the other two are
+    except OSError as error:
+        raise DataError(
+            f"cannot write to {folder} ({error.strerror or error}); name another folder with --output_dir"
+        ) from error
+    return folder / "report.json"
+
+
+def provenance(job: EvaluationJob, config: Config, model: LoadedModel, evaluation: Evaluation) -> dict:
+    """What was evaluated on what, with which settings and programs."""
+    questions = evaluation.questions
+    index = questions.index
+    return {
+        "model": str(job.model_path),
+        "model_sha256": model.sha256,
+        "index_fingerprint": index.fingerprint,
+        "label_space": label_space.checksum(),
+        "synthetic": index.is_synthetic,
+        "notice": SYNTHETIC_NOTICE if index.is_synthetic else "",
+        "credentialed": bool(index.meta["credentialed"]),
+        "split": job.split,
+        "graph": job.graph,
+        "quality_grade": config.data.quality_grade,
+        "questions": len(questions),
+        "studies": len(np.unique(questions.study)),
+        "patients": len(np.unique(questions.patient)),
+        "confidence": config.evaluation.confidence,
+        "seed": config.training.seed,
+        "config_sha256": _settings_sha256(config),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": str(next(model.model.parameters()).device),
+        "wall_seconds": round(evaluation.seconds, 2),
+        "questions_per_second": round(len(questions) / evaluation.seconds, 1),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+    }
+
+
+def _settings_sha256(config: Config) -> str:
+    """Hash of the settings that decide the numbers: the same on every machine, wherever its data are."""
+    settings = {
+        f"{section}.{name}": value
+        for section in ("model", "data", "evaluation")
+        for name, value in to_dict(config)[section].items()
+        if f"{section}.{name}" not in PLACES
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def record_test(job: EvaluationJob, report: dict) -> None:
+    """Append one line to the ledger beside the model folder: how often, and with what, the test split was looked at.
+
+    Raises:
+        CheckpointError: it cannot be written; then no result is shown either.
+    """
+    path = job.model_path.resolve().parent / LEDGER
+    source = report["provenance"]
+    keys = ("date", "model_sha256", "index_fingerprint", "graph", "config_sha256", "seed", "questions")
+    line = {"model": job.model_path.name} | {key: source[key] for key in keys} | {"score": report["headline"]["score"]}
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {path} ({error.strerror or error}): every look at the test split is recorded there; "
+            "make the folder writable or copy the model folder to one that is"
+        ) from error
+    log.warning("the test split has now been evaluated %d time(s): see %s", len(path.read_text().splitlines()), path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

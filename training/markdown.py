@@ -1,0 +1,160 @@
+"""The report for people: `report.md`, and the headline table that `evaluate.py` prints."""
+
+from __future__ import annotations
+
+from data.summary import SYNTHETIC_NOTICE
+from training.evaluation import ROWS
+from training.metrics import HEADLINE
+from training.report import BASELINE, GROUPS
+
+REMARKS: dict[str, str] = {
+    "model": "answers from the scene graph it predicts from the image",
+    "majority_type": "most frequent answer of the training questions of the same type",
+    "majority_text": "most frequent answer of the training questions of the same text, else of the same type",
+    "question_only": "trained text-only control: the same questions without any image",
+    "blank_image": "the model, shown the mean training image; its graph is predicted from that",
+    "shuffled_image": "the model, shown another patient's image; its graph is predicted from that",
+    "graph_none": "swapped at test: the model without a scene graph",
+    "graph_shuffled": "swapped at test: the graph predicted from another patient's image",
+    "graph_oracle": "not deployable: the graph made from the radiology report, which holds the answers",
+}
+"""What each row is. For multi-label heads the majority is every class that at least half of the answers have."""
+
+_SHORT = {
+    "balanced_accuracy": "balanced accuracy",
+    "micro_f1": "micro-F1",
+    "macro_f1": "macro-F1",
+    "mean_average_precision": "mAP",
+    "exact_match": "exact match",
+    "mcc": "MCC",
+    "auroc": "AUROC",
+    "macro_classes": "classes",
+}
+
+
+def number(value: float | None) -> str:
+    """`0.812`, `1,234` or `n/a`."""
+    if value is None:
+        return "n/a"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def interval(gain: dict) -> str:
+    """`+0.312 [0.280, 0.341]`"""
+    if gain["value"] is None:
+        return "n/a"
+    bounds = f" [{gain['low']:+.3f}, {gain['high']:+.3f}]" if gain["low"] is not None else " [n/a]"
+    return f"{gain['value']:+.3f}{bounds}"
+
+
+def headline_lines(report: dict) -> list[str]:
+    """The headline table as aligned text: a line a row, a column a head, and the gain below."""
+    metrics = [_SHORT[HEADLINE[head]] for head in GROUPS.values()]
+    body = [["", *GROUPS], ["metric", *metrics]]
+    body.append(["questions", *(number(report["rows"]["model"][name]["n"]) for name in GROUPS)])
+    for row in ROWS:
+        values = (report["rows"][row][name][HEADLINE[head]] for name, head in GROUPS.items())
+        body.append([_label(report, row), *(number(value) for value in values)])
+    gains = [report["gain"][name] for name in GROUPS]
+    body.append([f"gain over {BASELINE}", *(interval(gain).split(" [")[0] for gain in gains)])
+    percent = f"{100 * report['provenance']['confidence']:g} % interval"
+    body.append([percent, *(("[" + text[1]) if len(text := interval(g).split(" [")) > 1 else "n/a" for g in gains)])
+    widths = [max(len(line[i]) for line in body) for i in range(len(body[0]))]
+    return [
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
+        for line in body
+    ]
+
+
+def _label(report: dict, row: str) -> str:
+    graph = report["provenance"]["graph"]
+    if row == "model" and graph != "predicted":
+        return f"model (graph {graph}: {'not deployable' if graph == 'oracle' else 'swapped at test'})"
+    for mark in ("not deployable", "swapped at test"):
+        if REMARKS[row].startswith(mark):
+            return f"{row} ({mark})"
+    return row
+
+
+def render_markdown(report: dict) -> str:
+    """`report.md`: the same numbers as `report.json`, in tables; the first line says what data."""
+    source = report["provenance"]
+    kind = "look-alike release" if source["synthetic"] else "release"
+    title = (
+        f"# {source['questions']:,} questions of {source['patients']:,} patients, split `{source['split']}`, "
+        f"{kind}, index `{source['index_fingerprint']}`"
+    )
+    sections = [title]
+    if source["synthetic"]:
+        sections.append(f"> **{SYNTHETIC_NOTICE}**")
+    sections += [
+        "## Headline\n\n" + _headline_table(report),
+        "## Rows\n\n" + _table(["row", "what it is"], [[_label(report, row), _remark(report, row)] for row in ROWS]),
+        *(f"## Head {name}\n\n" + _head_table(report, name) for name in GROUPS),
+        "## Question types\n\n" + _type_table(report),
+        "## CheXpert labels, from the image alone\n\n" + _chexpert_table(report),
+        "## Every question of the split by its fate\n\n" + _counts_table(report),
+        "## Provenance\n\n" + _table(["what", "value"], [[k, f"`{v}`"] for k, v in source.items()]),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _remark(report: dict, row: str) -> str:
+    if row in report["missing_rows"]:
+        return f"{REMARKS[row]} ({report['missing_rows'][row]})"
+    graph = report["provenance"]["graph"]
+    return REMARKS[f"graph_{graph}"] if row == "model" and graph != "predicted" else REMARKS[row]
+
+
+def _headline_table(report: dict) -> str:
+    header = ["row", *(f"{name} ({_SHORT[HEADLINE[head]]})" for name, head in GROUPS.items())]
+    body = [
+        [_label(report, row), *(number(report["rows"][row][name][HEADLINE[head]]) for name, head in GROUPS.items())]
+        for row in ROWS
+    ]
+    body.append([f"**gain of model over {BASELINE}**", *(interval(report["gain"][name]) for name in GROUPS)])
+    percent = f"{100 * report['provenance']['confidence']:g} %"
+    resamples = report["gain"]["binary"]["resamples"]
+    note = (
+        f"\n\nBrackets: {percent} interval over {resamples:,} resamples of patients, "
+        "the same for both rows. `category` leaves out questions that name their class; `category_copy` holds those."
+    )
+    return _table(header, body) + note
+
+
+def _head_table(report: dict, name: str) -> str:
+    metrics = list(report["rows"]["model"][name])
+    body = [[_label(report, row), *(number(report["rows"][row][name][m]) for m in metrics)] for row in ROWS]
+    own = report["interval"][name]
+    bounds = "n/a" if own["low"] is None else f"{own['low']:.3f} to {own['high']:.3f}"
+    note = (
+        f"\n\nInterval of the model's {_SHORT[own['metric']]}: {bounds} "
+        f"({own['n_patients']:,} patients; {own['dropped']:,} of {own['resamples']:,} resamples left out as undefined)."
+    )
+    return _table(["row", *(_SHORT.get(m, m) for m in metrics)], body) + note
+
+
+def _type_table(report: dict) -> str:
+    body = []
+    for kind, rows in report["by_type"].items():
+        metric = "micro_f1" if "micro_f1" in rows["model"] else "balanced_accuracy"
+        body.append([kind, number(rows["model"]["n"]), _SHORT[metric], *(number(rows[row][metric]) for row in ROWS)])
+    return _table(["type", "n", "metric", *ROWS], body)
+
+
+def _chexpert_table(report: dict) -> str:
+    body = [
+        [label, number(v["auroc"]), number(v["n_pos"]), number(v["n_neg"])] for label, v in report["chexpert"].items()
+    ]
+    body.append(["mean of the defined", number(report["headline"]["chexpert_mean_auroc"]), "", ""])
+    return _table(["label", "AUROC", "positive", "negative"], body)
+
+
+def _counts_table(report: dict) -> str:
+    body = [[fate, number(n)] for fate, n in report["counts"].items()]
+    return _table(["fate", "questions"], [*body, ["**all**", number(sum(report["counts"].values()))]])
+
+
+def _table(header: list[str], body: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" + "---:|" * (len(header) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(line) + " |" for line in body])

@@ -1,0 +1,189 @@
+"""From a configuration to a trained model folder: builds the parts, describes them, and runs them in order."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from configs.mimic_cxr_config import Config
+from data.index import SPLITS, Index, ensure_index
+from data.mimic_cxr_dataset import GraphWeights, VQADataset, make_loader
+from models.encoders import build_tokenizer
+from models.mimic_vqa_model import SSGVQA
+from models.question_only import QuestionOnly
+from training.checkpoint import list_checkpoints
+from training.engine import Engine, build_engine, global_batch, scaled_learning_rate
+from training.loss import MultiTaskLoss
+from training.model_card import model_card
+from training.question_only import score_question_only, train_question_only
+from training.tracking import ConsoleSink, JsonlSink, Sinks, maybe_wandb
+from training.trainer import BEST, Trainer, count_steps
+from utils.errors import CheckpointError, ConfigError
+from utils.utils import get_logger, seed_everything, setup_logging, write_atomic, write_json
+
+log = get_logger(__name__)
+
+CONTROL = "question_only"
+
+
+@dataclass
+class Run:
+    """Everything that a training needs, built and checked."""
+
+    config: Config
+    index: Index
+    tokenizer: object
+    model: SSGVQA
+    engine: Engine
+    train_data: VQADataset
+    val_data: VQADataset
+    total_steps: int
+
+
+def check_output(output_dir: str | Path, resume: str) -> None:
+    """CheckpointError when a fresh start would write over an earlier run."""
+    folder = Path(output_dir)
+    if resume == "auto" or (resume != "never" and Path(resume).resolve().parent == folder.resolve()):
+        return
+    found = list_checkpoints(folder) + [p for p in [folder / BEST] if p.exists()]
+    if found:
+        raise CheckpointError(
+            f"{folder} holds an earlier run ({found[0].name}): go on with it by --resume auto, "
+            "choose another --output_dir, or delete it"
+        )
+
+
+def prepare(config: Config) -> Run:
+    """Index (built when it is missing), tokenizer, data sets, model and engine. Writes nothing to the output folder."""
+    if config.training.hub_model_id:
+        raise ConfigError(
+            "training.hub_model_id: this version does not upload; leave it empty and upload the finished best_model/ "
+            "with `hf upload --private`, if the data's licence allows it"
+        )
+    training = config.training
+    seed_everything(training.seed)
+    index = ensure_index(config)
+    tokenizer = build_tokenizer(config.model, _training_texts(index))
+    shared = {
+        "weights": GraphWeights.of(training),
+        "seed": training.seed,
+        "max_question_length": config.model.max_question_length,
+    }
+    train_data = VQADataset(index, "train", config.data, tokenizer, train=True, **shared)
+    most = config.evaluation.questions_per_image
+    val_data = VQADataset(index, "validate", config.data, tokenizer, train=False, questions_per_image=most, **shared)
+    seed_everything(training.seed)  # the weights are a function of the seed, whatever was drawn before
+    model = SSGVQA.build(config.model, index.vocabulary, tokenizer, config.data.image_size)
+    total_steps = count_steps(config, train_data)
+    engine = build_engine(config, model, total_steps)
+    return Run(config, index, tokenizer, model, engine, train_data, val_data, total_steps)
+
+
+def _training_texts(index: Index) -> list[str]:
+    in_train = index.studies["split"][index.questions["study"]] == SPLITS.index("train")
+    return index.texts(np.unique(index.questions["text"][in_train]))
+
+
+def plan(run: Run) -> list[str]:
+    """What the run is about to do, one fact a line."""
+    config, training, engine = run.config, run.config.training, run.engine
+    per_step, rate = global_batch(training, engine.world_size), scaled_learning_rate(training, engine.world_size)
+    epochs = run.total_steps * per_step / max(1, run.train_data.num_visits())
+    parameters = sum(p.numel() for p in run.model.parameters())
+    kind = "generated look-alike data, no clinical meaning" if run.index.is_synthetic else "not generated here"
+    text = config.model.text_encoder if config.model.pretrained else "BERT"
+    weights = "pretrained" if config.model.pretrained else "random weights"
+    facts = {
+        "index": f"{run.index.path} ({kind})",
+        "training": _size(run.train_data),
+        "validation": _size(run.val_data),
+        "model": f"{config.model.visual_backbone} and {text} ({weights}), fusion {config.model.fusion}, "
+        f"{parameters / 1e6:.1f} million parameters",
+        "device": _device(engine),
+        "precision": f"{engine.precision.name} ({engine.precision.reason})",
+        "batch": f"{training.batch_size_per_gpu} image visits x {training.gradient_accumulation_steps} accumulated x "
+        f"{engine.world_size} process = {per_step} a step",
+        "steps": f"{run.total_steps:,} ({epochs:.1f} epochs)",
+        "learning rate": f"{rate:.2e}, new layers {rate * training.new_layer_lr_scale:.2e} "
+        f"(training.learning_rate x square root of {per_step}/{training.reference_batch_size})",
+        "DeepSpeed": "off: one process",
+        "output": training.output_dir,
+    }
+    for name, data in (("training", run.train_data), ("validation", run.val_data)):
+        if data.token_table.num_cut:
+            facts[f"{name} texts"] = (
+                f"{data.token_table.num_cut:,} fill model.max_question_length = {config.model.max_question_length} "
+                "and may be cut"
+            )
+    return [f"{name:<17} {fact}" for name, fact in facts.items()]
+
+
+def _size(data: VQADataset) -> str:
+    texts = len(data.text_codes)
+    return (
+        f"{data.num_questions:,} questions ({texts:,} texts) about {len(data.studies):,} studies of "
+        f"{data.num_patients:,} patients, {data.num_visits():,} image visits"
+    )
+
+
+def _device(engine: Engine) -> str:
+    if engine.device.type != "cuda":
+        return f"CPU, {torch.get_num_threads()} threads"
+    others = torch.cuda.device_count() - engine.world_size
+    name = torch.cuda.get_device_name(engine.device)
+    return f"{name} ({others} more GPUs are not used)" if others > 0 else name
+
+
+@torch.inference_mode()
+def try_forward(run: Run) -> None:
+    """One pass over a small validation batch: what does not fit together fails here, before anything is written."""
+    run.model.eval()
+    batch = next(make_loader(run.val_data, 2)).to(run.engine.device)
+    with run.engine.autocast():
+        run.model(batch.images, batch.questions, batch.question_of, batch.image_of)
+
+
+def train(run: Run, resume: str) -> Path:
+    """Train the model, then its text-only control; returns the folder of the best model."""
+    output = Path(run.config.training.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    setup_logging(output / "train.log")
+    sinks = Sinks([JsonlSink(output / "metrics.jsonl"), ConsoleSink(run.total_steps), *maybe_wandb(run.config)])
+    try:
+        trainer = Trainer(
+            run.config,
+            run.model,
+            run.tokenizer,
+            run.engine,
+            run.train_data,
+            run.val_data,
+            MultiTaskLoss(run.config.training),
+            sinks,
+            run.total_steps,
+            resume,
+        )
+        best = trainer.fit()
+    finally:
+        sinks.close()
+    if not (best / CONTROL).is_dir():
+        add_control(run, best)
+    return best
+
+
+def add_control(run: Run, best: Path) -> None:
+    """Train the text-only control on the same questions, save it inside the model folder and name it in the card."""
+    config = run.config
+    control, convergence = train_question_only(
+        config, run.tokenizer, run.train_data, config.training.seed, run.engine.device
+    )
+    scores = score_question_only(control, run.val_data, run.engine.device)
+    stored = {"convergence": convergence.as_json(), "validation": scores}
+    QuestionOnly.save_pretrained(control, best / CONTROL, run.tokenizer, config, {"metrics.json": stored})
+    metrics = json.loads((best / "metrics.json").read_text(encoding="utf-8")) | {"question_only": scores}
+    write_json(best / "metrics.json", metrics)
+    parameters = sum(p.numel() for p in run.model.parameters())
+    write_atomic(best / "README.md", model_card(config, run.index, metrics, parameters))
