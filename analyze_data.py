@@ -44,7 +44,7 @@ def analyse(args: argparse.Namespace, config) -> int:
     release = open_release(config.data.mimic_cxr_path, config.data.mimic_qa_path)
     for line in release.describe():
         print(line)
-    problems = check(release)
+    problems = check(release, max_bad_fraction=config.data.max_bad_fraction, view_filter=config.data.view_filter)
     index = ensure_index(config, args.num_workers)
     summary = summarise(index, config.data)
     for line in report_lines(summary):

@@ -31,6 +31,8 @@ class ModelConfig:
     """Extra arguments for `timm.create_model`, for example `{depths: [1, 1, 2, 1], dims: [24, 48, 96, 128]}`."""
     visual_stride: int = 32
     """Pixels a cell of the feature map, 8, 16 or 32: the stage of the backbone that is used."""
+    image_normalization: str = "backbone"
+    """`backbone`: the mean and deviation that the backbone was pretrained with; `image`: each image's own."""
     text_encoder: str = "emilyalsentzer/Bio_ClinicalBERT"
     """Hugging Face name or local folder of a BERT-type encoder; not read when `pretrained` is false."""
     text_kwargs: dict = field(default_factory=dict)
@@ -84,7 +86,7 @@ class DataConfig:
     """`epoch`: every question once an epoch. `balanced`: visits drawn with questions balanced over heads and types;
     needs `training.max_steps`."""
     augmentation: bool = True
-    """Rotation, scale, shift, brightness, contrast and noise in training. Never a left/right flip."""
+    """Rotation, scale, shift, brightness and contrast in training. Never a left/right flip."""
     rotate_degrees: float = 5.0
     scale_fraction: float = 0.1
     shift_fraction: float = 0.05
@@ -103,6 +105,9 @@ class TrainingConfig:
     """Optimisation, losses and outputs."""
 
     output_dir: str = "./checkpoints"
+    init_from: str = ""
+    """Model folder whose weights training starts from, such as the best model of the pretraining phase; its model
+    settings and tokenizer are used."""
     batch_size_per_gpu: int = 16
     """Image visits (not questions) of one micro-batch on one device."""
     gradient_accumulation_steps: int = 4

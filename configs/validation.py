@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 CHOICES: dict[str, tuple] = {
     "model.visual_stride": (8, 16, 32),
+    "model.image_normalization": ("backbone", "image"),
     "model.fusion": ("sim", "concat", "none"),
     "data.quality_grade": ("A++", "A+", "A", "B", "C", "D", "all"),
     "data.view_filter": ("frontal_only", "lateral_only", "all"),

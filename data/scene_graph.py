@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -187,7 +188,7 @@ def _region_boxes(
     sources = [(name, mapping(region).get("localization")) for name, region in named.items()]
     sources.sort(key=lambda source: source[0].lower() not in REGIONS)  # a canonical name goes before its synonyms
     for observation in observations:
-        listed = sum(_names_of_regions(observation), []) if observation.get("regions") else []
+        listed = [*chain(*_names_of_regions(observation))] if observation.get("regions") else []
         if len(listed) == 1 and listed[0] not in named:
             sources.append((listed[0], observation.get("localization")))
     boxes: dict[int, Box] = {}

@@ -100,6 +100,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ModelConfig, spec: VisualSpec, pretrained: bool = False):
         super().__init__()
         self.spec = spec
+        self.by_image = config.image_normalization == "image"
         if pretrained:
             self.backbone = load_visual(
                 config, lambda name, **more: _create(name, config, spec.kwargs, out_indices=(spec.stage,), **more)
@@ -115,7 +116,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> ImageFeatures:
         """(B, 1, S, S) uint8; S a multiple of the stride."""
-        pixels = images.float().mul(1 / (255 * self.spec.std)).sub(self.spec.mean / self.spec.std)
+        pixels = self.normalised(images.float())
         raw = self.backbone(pixels.contiguous(memory_format=torch.channels_last))[0]
         if not self.spec.channels_last:
             raw = raw.permute(0, 2, 3, 1)
@@ -129,6 +130,13 @@ class ImageEncoder(nn.Module):
             global_token=self.global_token(pooled),
             pooled=pooled,
         )
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Grey levels 0..255 -> zero mean and unit deviation, of the pretraining data or of each image by itself."""
+        if self.by_image:
+            deviation, mean = torch.std_mean(images, dim=(2, 3), keepdim=True)
+            return (images - mean) / deviation.clamp(min=1)
+        return images.mul(1 / (255 * self.spec.std)).sub(self.spec.mean / self.spec.std)
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Trade time for memory; ConfigError when the backbone cannot."""

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from configs.mimic_cxr_config import ModelConfig
 from data.batch import SceneGraph
 from models.encoders import ImageFeatures
-from models.layers import Attention, Mlp, SelfBlock, attend
+from models.layers import Attention, Mlp, SelfBlock, attend, init_attention
 from models.scene_graph import NodeEmbedding, roi_features
 
 SIM_HEADS = 4
@@ -115,6 +115,7 @@ class FusionLayer(nn.Module):
         self.image = nn.Linear(width, 2 * width)
         self.nodes = nn.Linear(width, 2 * width)
         self.out = nn.Linear(2 * width, width)
+        init_attention(self.query, self.image, self.nodes)
         self.dropout = nn.Dropout(dropout)
         self.block = SelfBlock(width, heads, dropout)
 

@@ -559,7 +559,7 @@ def test_the_control_is_as_good_as_a_table_of_answers(noisy_index, tmp_path):
     config.model.text_kwargs |= {"hidden_size": 32, "intermediate_size": 64}
     tokenizer, train, validate = control_data(noisy_index, config)
     control, convergence = question_only.train_question_only(config, tokenizer, train, seed=0)
-    assert convergence.converged and 0 <= convergence.gap < 0.01
+    assert convergence.converged and 0 <= convergence.loss - convergence.best_loss < 0.05
     table = question_only.count_answers(train)[Head.BINARY].positive.argmax(1).numpy()
     questions = noisy_index.questions
     rows = validate.rows[questions["head"][validate.rows] == HEAD_INDEX[Head.BINARY]]

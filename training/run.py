@@ -67,7 +67,8 @@ def prepare(config: Config) -> Run:
     training = config.training
     seed_everything(training.seed)
     index = ensure_index(config)
-    tokenizer = build_tokenizer(config.model, _training_texts(index))
+    start = load_start(config, index) if training.init_from else None
+    tokenizer = start[1] if start else build_tokenizer(config.model, _training_texts(index))
     shared = {
         "weights": GraphWeights.of(training),
         "seed": training.seed,
@@ -77,10 +78,31 @@ def prepare(config: Config) -> Run:
     most = config.evaluation.questions_per_image
     val_data = VQADataset(index, "validate", config.data, tokenizer, train=False, questions_per_image=most, **shared)
     seed_everything(training.seed)  # the weights are a function of the seed, whatever was drawn before
-    model = SSGVQA.build(config.model, index.vocabulary, tokenizer, config.data.image_size)
+    model = start[0] if start else SSGVQA.build(config.model, index.vocabulary, tokenizer, config.data.image_size)
     total_steps = count_steps(config, train_data)
     engine = build_engine(config, model, total_steps)
     return Run(config, index, tokenizer, model, engine, train_data, val_data, total_steps)
+
+
+def load_start(config: Config, index: Index) -> tuple[SSGVQA, object]:
+    """Model and tokenizer of `training.init_from`; `config.model` becomes that model's, and what differed is said."""
+    folder = config.training.init_from
+    model, tokenizer, stored, vocabulary = SSGVQA.from_pretrained(folder)
+    if vocabulary != index.vocabulary:
+        raise ConfigError(
+            f"training.init_from = {folder}: its entity or region names are not those of the index {index.path}; "
+            "start from a model of the same release"
+        )
+    if stored.data.image_size != config.data.image_size:
+        raise ConfigError(
+            f"training.init_from = {folder}: trained with data.image_size {stored.data.image_size}, "
+            f"not {config.data.image_size}; set data.image_size={stored.data.image_size}"
+        )
+    for name, value in vars(stored.model).items():
+        if value != getattr(config.model, name):
+            log.info("model.%s = %r, as in %s", name, value, folder)
+    config.model = stored.model
+    return model.train(), tokenizer
 
 
 def _training_texts(index: Index) -> list[str]:

@@ -12,7 +12,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from configs.mimic_cxr_config import Config, DataConfig
@@ -20,7 +19,7 @@ from data import label_space
 from data.index.part import ImageJob, StudyJob, build_part
 from data.index.store import COLUMNS, FORMAT, META, SPLITS, Index, open_index, write_table
 from data.label_space import CHEXPERT
-from data.release import Release, open_release
+from data.release import Release, open_release, wanted_views
 from data.vocabulary import Vocabulary
 from utils.errors import DataError
 from utils.utils import atomic_directory, get_logger, write_json
@@ -28,8 +27,8 @@ from utils.utils import atomic_directory, get_logger, write_json
 STUDIES_PER_PART = 100
 FEW = 2
 """So many bad files never stop a build: they are counted and named in `problems.jsonl`."""
-FRONTAL = ("AP", "PA")
-_LATERAL = ("LATERAL", "LL", "RL", "XTABLE LATERAL")
+NO_IMAGE = {"frontal_only": "no_frontal_image", "lateral_only": "no_lateral_image", "all": "no_image"}
+"""Fate of the questions of a study none of whose images `data.view_filter` lets through."""
 
 log = get_logger(__name__)
 
@@ -104,16 +103,9 @@ def plan_studies(release: Release, view_filter: str) -> list[StudyJob]:
     images = release.images
     images = images.assign(area=images["rows"].astype("int64") * images["columns"], pa=images["view"] != "PA")
     images = images.sort_values(["study_id", "pa", "area", "dicom_id"], ascending=[True, True, False, True])
-    views = images["view"].astype(str)
-    if view_filter == "frontal_only":
-        wanted, missing = views.isin(FRONTAL), "no_frontal_image"
-    elif view_filter == "lateral_only":
-        wanted, missing = views.isin(_LATERAL), "no_lateral_image"
-    else:
-        wanted, missing = pd.Series(True, index=images.index), "no_image"
     split_of = dict(zip(images["study_id"], images["split"].astype(str)))
     chosen: dict[int, list[ImageJob]] = {}
-    for row in images[wanted].itertuples(index=False):
+    for row in wanted_views(images, view_filter).itertuples(index=False):
         job = ImageJob(row.dicom_id, str(row.view), release.image_path(row), int(row.columns), int(row.rows))
         chosen.setdefault(int(row.study_id), []).append(job)
     labels = {study: tuple(values) for study, values in zip(release.chexpert.index, release.chexpert.to_numpy())}
@@ -123,7 +115,7 @@ def plan_studies(release: Release, view_filter: str) -> list[StudyJob]:
         known = study_id in split_of
         split = split_of[study_id] if known else "unknown"
         images_of = tuple(chosen.get(study_id, ())) if split in SPLITS else ()
-        reason = "" if images_of else (missing if known else "study_not_in_image_tables")
+        reason = "" if images_of else (NO_IMAGE[view_filter] if known else "study_not_in_image_tables")
         jobs.append(StudyJob(subject_id, study_id, split, images_of, labels.get(study_id, blank), reason))
     order = {name: i for i, name in enumerate(SPLITS)}
     return sorted(jobs, key=lambda j: (order.get(j.split, len(order)), j.subject_id, j.study_id))

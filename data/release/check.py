@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from data.release.reader import FRONTAL_VIEWS, Release
+from data.release.reader import Release, wanted_views
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -20,33 +24,45 @@ class Problem:
         return f"{self.severity}: {self.what} ({self.where}): {self.mend}"
 
 
-def check(release: Release, sample: int = 2000, max_bad_fraction: float = 0.01) -> list[Problem]:
+def check(
+    release: Release, sample: int = 2000, max_bad_fraction: float = 0.01, view_filter: str = "frontal_only"
+) -> list[Problem]:
     """Readiness problems, errors first; an empty list when there are none.
 
     Args:
+        view_filter: only images that `data.view_filter` lets through matter.
         sample: most images whose file is looked for.
         max_bad_fraction: largest share of images without a file that is not an error (`data.max_bad_fraction`).
     """
-    problems = [*_splits(release), *_studies(release), *_files(release, sample, max_bad_fraction), *_tables(release)]
+    images = release.images
+    images = images[images["study_id"].isin({study for _, study in release.studies()})]
+    wanted = wanted_views(images, view_filter)
+    problems = [
+        *_splits(release, images),
+        *_views(release, wanted, view_filter),
+        *_studies(release),
+        *_files(release, wanted, sample, max_bad_fraction),
+        *_tables(release),
+    ]
     return sorted(problems, key=lambda p: p.severity != "error")
 
 
-def _splits(release: Release) -> list[Problem]:
-    images, qba = release.images, {study for _, study in release.studies()}
-    with_questions = images[images["study_id"].isin(qba)]
+def _splits(release: Release, with_questions: pandas.DataFrame) -> list[Problem]:
     where = str(release.jpg.tables["split"])
     found = []
     for split, severity in (("train", "error"), ("validate", "error"), ("test", "warning")):
         if not (with_questions["split"] == split).any():
             mend = "use a complete copy of both releases" if severity == "error" else "evaluation on it is not possible"
             found.append(Problem(severity, f"no study of the {split} split has questions", where, mend))
-    if not with_questions["view"].isin(FRONTAL_VIEWS).any():
-        where = str(release.jpg.tables["metadata"])
-        mend = "set data.view_filter to all or lateral_only, or use a complete copy"
-        found.append(
-            Problem("error", "no frontal image (ViewPosition AP or PA) of a study with questions", where, mend)
-        )
     return found
+
+
+def _views(release: Release, wanted: pandas.DataFrame, view_filter: str) -> list[Problem]:
+    if len(wanted):
+        return []
+    what = f"no image of a study with questions passes data.view_filter {view_filter}"
+    mend = "set data.view_filter to all, or use a complete copy"
+    return [Problem("error", what, str(release.jpg.tables["metadata"]), mend)]
 
 
 def _studies(release: Release) -> list[Problem]:
@@ -75,8 +91,8 @@ def _studies(release: Release) -> list[Problem]:
     return found
 
 
-def _files(release: Release, sample: int, max_bad_fraction: float) -> list[Problem]:
-    paths = release.images.loc[release.images["study_id"].isin({s for _, s in release.studies()}), "path"]
+def _files(release: Release, wanted: pandas.DataFrame, sample: int, max_bad_fraction: float) -> list[Problem]:
+    paths = wanted["path"]
     looked_at = paths.iloc[:: max(1, -(-len(paths) // sample))]  # evenly spread, at most `sample`
     missing = sum(not release.image_path(path).is_file() for path in looked_at)
     if not missing:

@@ -25,8 +25,17 @@ if TYPE_CHECKING:
     import pyarrow
 
 FRONTAL_VIEWS = ("AP", "PA")
+_LATERAL_VIEWS = ("LATERAL", "LL", "RL", "XTABLE LATERAL")
 _FINGERPRINT_TABLES = ("split", "metadata", "chexpert")
 _OTHER_TABLES = ("negbio", "test-set-labeled")
+
+
+def wanted_views(images: pandas.DataFrame, view_filter: str) -> pandas.DataFrame:
+    """The images that `data.view_filter` (frontal_only, lateral_only, all) lets through. A blank view is neither."""
+    if view_filter == "all":
+        return images
+    views = FRONTAL_VIEWS if view_filter == "frontal_only" else _LATERAL_VIEWS
+    return images[images["view"].isin(views)]
 
 
 def open_release(cxr_path: Path | str, qa_path: Path | str) -> Release:

@@ -160,7 +160,7 @@ def _describe(w: Writer, chosen: list[dict], nothing: str, regions: Iterable[str
 
 
 def _indication(w: Writer, planned: Planned) -> Parts:
-    result = graph.main_result(w.study, w.stated)
+    result = graph.main_result(w.stated)
     main = w.part(result, "main_answer", from_report=False)
     main["sub_answers"] = [w.part(result, "details", sub_answers=[])]
     return [main], ["OIND", result["obs_id"]]

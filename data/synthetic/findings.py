@@ -101,7 +101,7 @@ def heart_width(study: Study, body: Body) -> float:
 def mediastinum_width(study: Study) -> float:
     """How many times its normal width the upper mediastinum has."""
     widened = study.of("mediastinal widening")
-    return (1.75, 2.2, 2.7)[widened[0].severity] + 0.25 * widened[0].shape[0] if widened else 1.0
+    return (1.9, 2.4, 2.9)[widened[0].severity] + 0.25 * widened[0].shape[0] if widened else 1.0
 
 
 def _scoliosis(layers: Layers, f: Finding) -> None:
@@ -109,7 +109,7 @@ def _scoliosis(layers: Layers, f: Finding) -> None:
 
 
 def _effusion(layers: Layers, f: Finding) -> None:
-    height = (0.15, 0.30, 0.48)[f.severity] + 0.06 * (f.shape[0] - 0.5)
+    height = (0.19, 0.34, 0.52)[f.severity] + 0.06 * (f.shape[0] - 0.5)
     for side in SIDES if f.side == "bilateral" else (f.side,):
         x = np.linspace(0.12, 1.08, 30)
         level = anatomy.diaphragm(layers.body, side, np.array([0.95]))[0] - 0.06 - height
@@ -120,16 +120,16 @@ def _effusion(layers: Layers, f: Finding) -> None:
 
 
 def _pneumothorax(layers: Layers, f: Finding) -> None:
-    inset = (0.13, 0.24, 0.38)[f.severity] + 0.04 * f.shape[0]
-    apex = (0.13, 0.2, 0.3)[f.severity] + 0.04 * f.shape[1]
+    inset = (0.17, 0.28, 0.42)[f.severity] + 0.04 * f.shape[0]
+    apex = (0.15, 0.22, 0.32)[f.severity] + 0.04 * f.shape[1]
     whole = anatomy.lung(layers.body, f.side)
     collapsed = anatomy.lung(layers.body, f.side, inset, apex)
     rim = layers.canvas.fill([whole], 1.0) * (1 - layers.canvas.fill([collapsed], 0.6))
     layers.quiet = np.maximum(layers.quiet, rim)
     layers.clear = np.maximum(layers.clear, rim)
-    layers.add_solid(layers.canvas.fill([collapsed], 1.0) * (0.12, 0.2, 0.34)[f.severity])
+    layers.add_solid(layers.canvas.fill([collapsed], 1.0) * (0.2, 0.28, 0.42)[f.severity])
     edge = collapsed[: int(len(collapsed) * 0.42)]  # its outer border
-    layers.lines.append((edge, 2.6, 1.0))
+    layers.lines.append((edge, 3.6, 1.0))
 
 
 def _patch(layers: Layers, f: Finding, radius: float, strength: float, sharp: float) -> np.ndarray:
@@ -174,7 +174,7 @@ def _atelectasis(layers: Layers, f: Finding) -> None:
         for i in range(1 + f.severity):
             y = 0.75 + 0.05 * f.shape[1] - 0.095 * i
             x = np.linspace(0.28 + 0.08 * f.shape[0], 0.82 + 0.06 * f.shape[3] - 0.06 * i, 12)
-            thick = (0.026 + 0.007 * f.severity) * np.sqrt(np.sin(np.linspace(0.15, math.pi - 0.15, 12)))
+            thick = (0.032 + 0.007 * f.severity) * np.sqrt(np.sin(np.linspace(0.15, math.pi - 0.15, 12)))
             middle = y + slope * (x - x[0]) + 0.02 * np.sin(5 * x)
             upper, lower = np.stack([x, middle - thick], 1), np.stack([x, middle + thick], 1)
             plates.append(np.concatenate([upper, lower[::-1]]) * (SIDES[side], 1))
@@ -182,8 +182,8 @@ def _atelectasis(layers: Layers, f: Finding) -> None:
 
 
 def _edema(layers: Layers, f: Finding) -> None:
-    strength = (0.34, 0.5, 0.66)[f.severity]
-    layers.vessels = (1.5, 1.8, 2.1)[f.severity]
+    strength = (0.42, 0.58, 0.74)[f.severity]
+    layers.vessels = (1.7, 2.0, 2.3)[f.severity]
     reticular = layers.canvas.noise(_own_rng(f), 4.5)
     for side in SIDES.values():
         haze = layers.canvas.blob(side * 0.36, 0.5, 0.42, 0.56)
@@ -191,14 +191,14 @@ def _edema(layers: Layers, f: Finding) -> None:
 
 
 def _lesion(layers: Layers, f: Finding) -> None:
-    radius = (0.062, 0.078, 0.105)[f.severity] + 0.012 * f.shape[2]
+    radius = (0.075, 0.095, 0.125)[f.severity] + 0.012 * f.shape[2]
     x, y = _center(layers, f, radius + 0.04, spread=1.6)
     ry = radius * layers.canvas.pose.half_width / layers.canvas.pose.lung_height
-    layers.add_solid(layers.canvas.fill([anatomy.ellipse(x, y, radius, ry)], blur=0.9) * (0.82 + 0.1 * f.shape[3]))
+    layers.add_solid(layers.canvas.fill([anatomy.ellipse(x, y, radius, ry)], blur=0.9) * (0.9 + 0.1 * f.shape[3]))
 
 
 def _thickening(layers: Layers, f: Finding) -> None:
-    depth = (0.09, 0.13, 0.18)[f.severity]
+    depth = (0.12, 0.17, 0.22)[f.severity]
     y = np.linspace(0.2 + 0.12 * f.shape[0], 0.68 + 0.14 * f.shape[1], 16)
     edge = anatomy.lateral_edge(y)
     bump = depth * np.clip(np.sin(np.linspace(0.12, math.pi - 0.12, 16)) * 1.6, 0, 1)
@@ -229,7 +229,7 @@ def _pacemaker(layers: Layers, f: Finding) -> None:
     x, y = s * (0.62 + 0.12 * f.shape[0]), 0.12 + 0.1 * f.shape[1]
     t = np.linspace(0, 2 * math.pi, 40)
     power = 0.55  # a rounded rectangle
-    rx, ry = 0.13, 0.085
+    rx, ry = 0.16, 0.1
     outline = np.stack(
         [
             x + rx * np.sign(np.cos(t)) * np.abs(np.cos(t)) ** power,
@@ -239,7 +239,7 @@ def _pacemaker(layers: Layers, f: Finding) -> None:
     )
     layers.boxes.append(outline)
     lead = _curve((x, y - 0.07), (s * 0.4, -0.02), (-0.1 + 0.05 * s, 0.15), (-0.12, 0.5), (0.05, 0.72), (0.28, 0.82))
-    layers.metal.append((lead, 2.2, 0.8))
+    layers.metal.append((lead, 2.8, 0.9))
 
 
 def _venous_catheter(layers: Layers, f: Finding) -> None:
@@ -249,18 +249,18 @@ def _venous_catheter(layers: Layers, f: Finding) -> None:
         path = _curve((s * 0.2, -0.42), (s * 0.19, -0.15), (-0.12, 0.12), tip)
     else:  # from below the collar bone
         path = _curve((s * 0.98, 0.1), (s * 0.6, 0.02), (s * 0.2, 0.02), (-0.12, 0.16), tip)
-    layers.metal.append((path, 2.4, 0.75))
+    layers.metal.append((path, 3.4, 0.9))
 
 
 def _endotracheal_tube(layers: Layers, f: Finding) -> None:
     end = 0.14 + 0.1 * f.shape[0]
-    for shift in (-0.022, 0.022):
-        layers.metal.append((_curve((0.01 + shift, -0.6), (shift, -0.2), (shift, end)), 1.6, 0.85))
+    for shift in (-0.03, 0.03):
+        layers.metal.append((_curve((0.01 + shift, -0.6), (shift, -0.2), (shift, end)), 2.4, 0.95))
 
 
 def _nasogastric_tube(layers: Layers, f: Finding) -> None:
     path = _curve((0.06, -0.6), (0.04, -0.1), (0.05, 0.4), (0.08, 0.85), (0.28, 1.05), (0.48 + 0.1 * f.shape[0], 1.12))
-    layers.metal.append((path, 2.2, 0.8))
+    layers.metal.append((path, 3.0, 0.9))
 
 
 def _chest_tube(layers: Layers, f: Finding) -> None:
@@ -271,14 +271,14 @@ def _chest_tube(layers: Layers, f: Finding) -> None:
         (s * (0.55 + 0.1 * f.shape[1]), 0.42),
         (s * 0.42, 0.18 + 0.1 * f.shape[2]),
     )
-    layers.metal.append((path, 4.2, 0.75))
+    layers.metal.append((path, 6.0, 0.85))
 
 
 def _sternotomy_wires(layers: Layers, f: Finding) -> None:
     for i in range(6):
         y = 0.1 + 0.125 * i + 0.02 * f.shape[0]
-        layers.metal.append((anatomy.ellipse(0.0, y, 0.055, 0.022, 0.15, 14), 2.2, 0.9))
-        layers.metal.append((np.array([(0.02, y), (-0.03, y + 0.03)]), 2.2, 0.9))
+        layers.metal.append((anatomy.ellipse(0.0, y, 0.07, 0.03, 0.15, 14), 2.8, 1.0))
+        layers.metal.append((np.array([(0.02, y), (-0.03, y + 0.03)]), 2.8, 1.0))
 
 
 def _jewelry(layers: Layers, f: Finding) -> None:

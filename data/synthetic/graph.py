@@ -230,8 +230,9 @@ def observations(study: Study, films: Films, seed: int) -> dict[str, dict]:
 
 
 def _sentences(study: Study, stated: dict[str, dict]) -> tuple[dict, list[dict]]:
-    age, reason, task = indication(study)
-    lines = [("EXAM_TECHNIQUE", "Generated study, no patient."), ("INDICATION", f"{age} with {reason}; {task}.")]
+    lines = [("EXAM_TECHNIQUE", "Generated study, no patient.")]
+    if order := indication(study):
+        lines.append(("INDICATION", "{} with {}; {}.".format(*order)))
     relations = []
     for obs_id, observation in stated.items():
         if observation["from_report"]:
@@ -244,16 +245,31 @@ def _sentences(study: Study, stated: dict[str, dict]) -> tuple[dict, list[dict]]
     return sentences, relations
 
 
-def main_result(study: Study, stated: dict[str, dict]) -> dict:
+def main_result(stated: dict[str, dict]) -> dict:
     """The observation that answers the indication best: the first finding, or the first denial."""
     return next(iter(stated.values()))
+
+
+def _indication(study: Study, stated: dict[str, dict]) -> dict | None:
+    order = indication(study)
+    if order is None:
+        return None
+    age, reason, task = order
+    answer = main_result(stated)
+    return {
+        "indication_summary": f"{age} with {reason}; {task}.",
+        "patient_info": f"{age} with {reason}.",
+        "indication": f"{reason[0].upper()}{reason[1:]}.",
+        "evaluation": f"{task[0].upper()}{task[1:]}.",
+        "associated_sentence_ids": ["S02"],
+        "associated_obs_ids": [answer["obs_id"]],
+        "answer_for_indication": dict(answer, obs_id="OIND", from_report=False),
+    }
 
 
 def scene_graph(study: Study, films: Films, stated: dict[str, dict]) -> dict:
     """Contents of `s<study>.scene_graph.json`."""
     sentences, obs_sent = _sentences(study, stated)
-    age, reason, task = indication(study)
-    answer = main_result(study, stated)
     named = dict.fromkeys(r["region"] for o in stated.values() for r in o["regions"])
     names = list(dict.fromkeys([*CANONICAL, "lungs", *named, UNBOXED_REGIONS[study.number % len(UNBOXED_REGIONS)]]))
     regions = {}
@@ -272,15 +288,7 @@ def scene_graph(study: Study, films: Films, stated: dict[str, dict]) -> dict:
         "sentences": sentences,
         "top_level_obs_ids": [key for key in stated if "." not in key],
         "observations": stated,
-        "indication": {
-            "indication_summary": f"{age} with {reason}; {task}.",
-            "patient_info": f"{age} with {reason}.",
-            "indication": f"{reason[0].upper()}{reason[1:]}.",
-            "evaluation": f"{task[0].upper()}{task[1:]}.",
-            "associated_sentence_ids": ["S02"],
-            "associated_obs_ids": [answer["obs_id"]],
-            "answer_for_indication": dict(answer, obs_id="OIND", from_report=False),
-        },
+        "indication": _indication(study, stated),
         "regions": regions,
         "located_at_relations": [
             {

@@ -65,11 +65,11 @@ def _frontal(
     air = lungs * (1 - 0.93 * organs)
     vessels = _vessels(layers, rng) * air * (1 - layers.quiet) * (1 - 0.7 * layers.solid)
     texture = canvas.noise(rng, 3.2) * 0.018 * air * (1 - layers.quiet) * (1 - 0.8 * layers.solid)
-    air = air * (1 - layers.solid) * (1 + 0.1 * layers.clear)
+    air = air * (1 - layers.solid) * (1 + 0.18 * layers.clear)
 
     film = canvas.fill([anatomy.torso(body)], 3.0) * 0.6
     film += 0.09 * canvas.blob(0, 1.25, 1.3, 0.7)  # abdomen
-    film += 0.05 * organs - rng.uniform(0.32, 0.5) * air + vessels + texture
+    film += 0.05 * organs - rng.uniform(0.42, 0.54) * air + vessels + texture
     film += _bones(layers, rng) * (1 - 0.45 * heart)
     if body.breast:
         film += body.breast * (canvas.blob(-0.55, 0.78, 0.4, 0.35) + canvas.blob(0.55, 0.78, 0.4, 0.35))
@@ -79,7 +79,7 @@ def _frontal(
     stomach = anatomy.ellipse(0.5, 1.12, rng.uniform(0.1, 0.22), rng.uniform(0.04, 0.08))
     film -= rng.uniform(0.08, 0.24) * canvas.fill([stomach], 1.5)
     if layers.lines:
-        film += 0.28 * canvas.lines(layers.lines, 0.5)
+        film += 0.36 * canvas.lines(layers.lines, 0.5)
     return film, layers
 
 
@@ -88,7 +88,7 @@ def _metal(layers: findings.Layers, canvas: Canvas) -> np.ndarray | float:
     if not layers.metal and not layers.boxes:
         return 0.0
     metal = canvas.lines(layers.metal, 0.6)
-    return 0.5 * (np.maximum(metal, 0.95 * canvas.fill(layers.boxes, 0.8)) if layers.boxes else metal)
+    return 0.6 * (np.maximum(metal, 0.95 * canvas.fill(layers.boxes, 0.8)) if layers.boxes else metal)
 
 
 def _vessels(layers: findings.Layers, rng: np.random.Generator) -> np.ndarray:
@@ -129,7 +129,7 @@ def _bones(layers: findings.Layers, rng: np.random.Generator) -> np.ndarray:
     front = [(anatomy.anterior_rib(side, n), 7.0, 0.5) for side in SIDES for n in range(1, 7)]
     result = strength * (canvas.lines(ribs, 0.8) + 0.6 * canvas.lines(front, 1.0))
     if ends:
-        result += 0.22 * canvas.lines(ends, 0.8)
+        result += 0.3 * canvas.lines(ends, 0.8)
     y = np.linspace(-0.6, 1.6, 60)
     bend = layers.scoliosis * np.sin((y - 0.05) * math.pi / 0.95)
     spine = np.stack([bend, y], axis=1)
@@ -190,7 +190,7 @@ def _nuisances(film: np.ndarray, study: cases.Study, canvas: Canvas, rng: np.ran
     if "grid artifact" in study.kinds:
         period = rng.uniform(7, 10) * canvas.unit
         film = film + (0.05 * np.sign(np.sin(np.arange(height) * (2 * math.pi / period))))[:, None].astype(np.float32)
-    strength, angle = rng.uniform(0, 0.3), rng.uniform(0, 2 * math.pi)
+    strength, angle = rng.uniform(0, 0.2), rng.uniform(0, 2 * math.pi)
     x = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None, :] * np.float32(strength * math.cos(angle))
     y = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None] * np.float32(strength * math.sin(angle))
     return film + x + y + np.float32(rng.uniform(0.01, 0.05)) * canvas.noise(rng, 60)
@@ -198,11 +198,11 @@ def _nuisances(film: np.ndarray, study: cases.Study, canvas: Canvas, rng: np.ran
 
 def _expose(film: np.ndarray, canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
     """Attenuation -> uint8: exposure, gamma, equalisation, noise, marker, collimation."""
-    low, high = rng.uniform(-0.2, 0.12), rng.uniform(0.8, 1.25)
+    low, high = rng.uniform(-0.12, 0.08), rng.uniform(1.0, 1.25)
     levels = np.clip((film - np.float32(low)) * np.float32(_LEVELS / (high - low)), 0, _LEVELS).astype(np.uint16)
-    curve = (np.arange(_LEVELS + 1, dtype=np.float32) / _LEVELS) ** np.float32(rng.uniform(0.6, 1.6))
+    curve = (np.arange(_LEVELS + 1, dtype=np.float32) / _LEVELS) ** np.float32(rng.uniform(0.75, 1.35))
     if rng.random() < 0.5:
-        share = np.float32(rng.uniform(0.4, 0.9))
+        share = np.float32(rng.uniform(0.3, 0.7))
         counts = np.bincount(levels.ravel(), minlength=_LEVELS + 1)
         curve = (1 - share) * curve + share * (np.cumsum(counts).astype(np.float32) / levels.size)
     film = curve[levels]
@@ -215,7 +215,7 @@ def _expose(film: np.ndarray, canvas: Canvas, rng: np.random.Generator) -> np.nd
 def _occluder(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
     """A strip or plate of no meaning, faint and with straight edges."""
     x, y, angle = rng.uniform(-1, 1), rng.uniform(0, 1.1), rng.uniform(-0.8, 0.8)
-    half = np.array([rng.uniform(0.08, 0.2), rng.uniform(0.6, 1.6)])
+    half = np.array([rng.uniform(0.08, 0.2), rng.uniform(0.75, 1.35)])
     corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * half
     turn = np.array([(math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))])
     return canvas.fill([corners @ turn + (x, y)], 0.8) * np.float32(rng.uniform(-0.07, 0.09))

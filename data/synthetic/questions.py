@@ -347,9 +347,11 @@ INDICATIONS = (
 )
 
 
-def indication(study: Study) -> tuple[str, str, str]:
-    """(patient, reason, task) of the invented order; independent of what is on the film."""
+def indication(study: Study) -> tuple[str, str, str] | None:
+    """(patient, reason, task) of the invented order, independent of what is on the film; a few studies have none."""
     rng = generator(study.study_id, PLAN)
+    if rng.random() < 0.04:
+        return None
     age = ("Young adult", "Adult", "Elderly adult")[int(rng.integers(3))]
     reason, task = INDICATIONS[int(rng.integers(len(INDICATIONS)))]
     return age, reason, task
@@ -358,8 +360,8 @@ def indication(study: Study) -> tuple[str, str, str]:
 def _unclassified(study: Study, rng: np.random.Generator) -> list[Planned]:
     """Questions that no class can answer."""
     rating = RATINGS[int(rng.choice(len(RATINGS), p=_RATING_SHARES))]
-    age, reason, task = indication(study)
-    asked = [Planned("A_indication", f"{age} with {reason}; {task}.", "", {}, rating)] if rng.random() < 0.96 else []
+    order = indication(study)
+    asked = [Planned("A_indication", "{} with {}; {}.".format(*order), "", {}, rating)] if order else []
     if rng.random() < 0.15:
         asked.append(Planned("B14_describe_acquisition", "How was this image acquired?", "", {}, rating))
     return asked
