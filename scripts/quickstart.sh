@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 source scripts/_env.sh
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export OMP_WAIT_POLICY=PASSIVE # threads that wait do not take the cores of other programs
 folder=quickstart
 studies=${QUICKSTART_STUDIES:-1000}
 export MIMIC_CXR_PATH=$folder/release/mimic-cxr-jpg MIMIC_QA_PATH=$folder/release/mimic-ext-cxr-qba
@@ -33,7 +34,7 @@ stage "2/5 index and images" "$folder/index/index.json" python setup_data.py "${
 stage "3/5 check" "$folder/analysis/analysis_report.json" \
   python analyze_data.py "${settings[@]}" --output_dir "$folder/analysis"
 stage "4/5 training" "$folder/checkpoints/best_model/question_only" \
-  python train_mimic_cxr.py "${settings[@]}" --output_dir "$folder/checkpoints"
+  python train_mimic_cxr.py "${settings[@]}" --output_dir "$folder/checkpoints" --resume auto
 stage "5/5 evaluation" "$folder/results/report.json" \
   python evaluate.py --model_path "$folder/checkpoints/best_model" "${settings[@]}" --output_dir "$folder/results"
 echo

@@ -121,3 +121,11 @@ class WordTokenizer:
     def __call__(self, texts, add_special_tokens=True, truncation=True, max_length=64):
         rows = [[1, *(self.words.setdefault(w, len(self.words) + 3) for w in t.split()), 2][:max_length] for t in texts]
         return {"input_ids": rows}
+
+
+def rewrite_column(path: Path, table: str, column: str, values: np.ndarray) -> None:
+    """Replace one numeric column of an index on disk."""
+    index = open_index(path)
+    columns = {name: np.array(data) for name, data in getattr(index, table).items()}
+    columns[column] = values.astype(columns[column].dtype)
+    write_table(path / "tables" / f"{table}.arrow", columns)

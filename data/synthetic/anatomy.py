@@ -105,15 +105,15 @@ def draw_pose(rng: np.random.Generator, body: Body, longest: tuple[int, int]) ->
     long_side = int(rng.integers(longest[0], longest[1] + 1))
     ratio = rng.uniform(0.8, 1.2)  # width over height
     width, height = (long_side, round(long_side / ratio)) if ratio >= 1 else (round(long_side * ratio), long_side)
-    half_width = width * rng.uniform(0.32, 0.44)
+    half_width = width * rng.uniform(0.36, 0.45)
     lung_height = 2 * half_width / body.aspect
-    if lung_height > 0.8 * height:
-        lung_height = height * rng.uniform(0.64, 0.8)
+    if lung_height > 0.82 * height:
+        lung_height = height * rng.uniform(0.7, 0.82)
         half_width = lung_height * body.aspect / 2
     slack_x, slack_y = width / 2 - half_width * 0.95, height / 2 - lung_height * 0.54
     center = (
-        width / 2 + np.clip(rng.uniform(-0.09, 0.09) * width, -slack_x, slack_x),
-        height / 2 + np.clip(rng.uniform(-0.09, 0.09) * height, -slack_y, slack_y),
+        width / 2 + np.clip(rng.uniform(-0.13, 0.13) * width, -slack_x, slack_x),
+        height / 2 + np.clip(rng.uniform(-0.13, 0.13) * height, -slack_y, slack_y),
     )
     tilt = math.radians(rng.uniform(-6, 6))
     return Pose(width, height, (float(center[0]), float(center[1])), half_width, lung_height, tilt)

@@ -25,13 +25,13 @@ _WEIGHTS = {
     "lung opacity": 1.2,
     "atelectasis": 1.3,
     "pulmonary edema": 1.25,
-    "lung lesion": 1.2,
+    "lung lesion": 1.6,
     "pleural thickening": 1.3,
     "mediastinal widening": 1.0,
     "rib fracture": 1.2,
     "scoliosis": 0.25,
 }
-_COUNTS = (0.12, 0.26, 0.34, 0.28)  # 2, 3, 4, 5 findings
+_COUNTS = (0.08, 0.22, 0.35, 0.35)  # 2, 3, 4, 5 findings
 LOBES = (("right", "upper"), ("right", "mid"), ("right", "lower"), ("left", "upper"), ("left", "lower"))
 OPACITIES = ("consolidation", "pneumonia", "lung opacity")
 _ONE_SIDED = ("pneumothorax", "pleural thickening", "rib fracture")
@@ -138,7 +138,7 @@ def _make_study(number: int, patient: int, order: int, when: tuple[int, int, int
     rng = generator(seed, _TRUTH, number)
     findings = _findings(rng)
     devices = _devices(rng)
-    artifacts = tuple(_instance(rng, k) for k in ARTIFACTS if rng.random() < 0.11)
+    artifacts = tuple(_instance(rng, k) for k in ARTIFACTS if rng.random() < 0.1)
     views = [("AP", "PA")[int(rng.random() < (0.3 if devices else 0.6))]]
     if rng.random() < 0.17:
         views.append(("LATERAL", "LL")[int(rng.random() < 0.3)])
@@ -164,7 +164,7 @@ def _make_study(number: int, patient: int, order: int, when: tuple[int, int, int
         time=round(h * 10_000 + m * 100 + s, 3),
         days=days,
         gap=gap,
-        occluded=bool(rng.random() < 0.3),
+        occluded=bool(rng.random() < 0.2),
     )
 
 
@@ -198,7 +198,8 @@ def _place(rng: np.random.Generator, kind: str, taken: set[tuple[str, str]]) -> 
     elif kind == "pulmonary edema":
         options = [("bilateral", "")]
     options = [options[i] for i in rng.permutation(len(options))]
-    wanted = 2 if kind in (*OPACITIES, "lung lesion") and rng.random() < 0.25 else 1
+    several = 0.5 if kind == "lung lesion" else 0.25 if kind in OPACITIES else 0.0
+    wanted = 2 if rng.random() < several else 1
     severity = int(rng.integers(0, 3)) if KINDS[kind].sized else -1
     placed: list[Finding] = []
     for side, zone in options:
@@ -230,7 +231,7 @@ def _slots(kind: str, side: str, zone: str, severity: int) -> set[tuple[str, str
 
 
 def _devices(rng: np.random.Generator) -> tuple[Finding, ...]:
-    if rng.random() < 0.42:
+    if rng.random() < 0.48:
         return ()
     devices = []
     for kind in DEVICES:
@@ -256,7 +257,7 @@ def _instance(rng: np.random.Generator, kind: str, side: str = "", zone: str = "
 
 
 def rib_number(shape: tuple[float, ...]) -> int:
-    """Which rib is broken, 4 to 8."""
+    """The upper one of the two broken ribs, 4 to 8."""
     return 4 + int(shape[0] * 5)
 
 
@@ -279,7 +280,7 @@ def _regions(kind: str, side: str, zone: str, severity: int, shape: tuple[float,
         "pulmonary edema": ("lungs",),
         "pleural thickening": (f"{side} pleura",),
         "mediastinal widening": ("upper mediastinum" if shape[8] < 0.3 else "mediastinum",),
-        "rib fracture": (f"{side} {rib_number(shape)}th rib", f"{side} ribs"),
+        "rib fracture": (*(f"{side} {rib_number(shape) + i}th rib" for i in range(2)), f"{side} ribs"),
         "scoliosis": ("thoracic spine",),
         "pacemaker": (f"{side} chest wall", "heart"),
         "central venous catheter": ("superior vena cava", f"{side} clavicle"),

@@ -34,6 +34,8 @@ class Layers:
     """(H, W) where vessels are absent, 0 to 1"""
     clear: np.ndarray
     """(H, W) extra transparency (free air)"""
+    dense: np.ndarray
+    """(H, W) what attenuates more than water does, added to the film"""
     lines: list[Path] = field(default_factory=list)
     """Thin bright things: pleural lines."""
     metal: list[Path] = field(default_factory=list)
@@ -109,7 +111,7 @@ def _scoliosis(layers: Layers, f: Finding) -> None:
 
 
 def _effusion(layers: Layers, f: Finding) -> None:
-    height = (0.19, 0.34, 0.52)[f.severity] + 0.06 * (f.shape[0] - 0.5)
+    height = (0.22, 0.36, 0.53)[f.severity] + 0.06 * (f.shape[0] - 0.5)
     for side in SIDES if f.side == "bilateral" else (f.side,):
         x = np.linspace(0.12, 1.08, 30)
         level = anatomy.diaphragm(layers.body, side, np.array([0.95]))[0] - 0.06 - height
@@ -127,7 +129,7 @@ def _pneumothorax(layers: Layers, f: Finding) -> None:
     rim = layers.canvas.fill([whole], 1.0) * (1 - layers.canvas.fill([collapsed], 0.6))
     layers.quiet = np.maximum(layers.quiet, rim)
     layers.clear = np.maximum(layers.clear, rim)
-    layers.add_solid(layers.canvas.fill([collapsed], 1.0) * (0.2, 0.28, 0.42)[f.severity])
+    layers.add_solid(layers.canvas.fill([collapsed], 1.0) * (0.26, 0.34, 0.46)[f.severity])
     edge = collapsed[: int(len(collapsed) * 0.42)]  # its outer border
     layers.lines.append((edge, 3.6, 1.0))
 
@@ -143,7 +145,7 @@ def _patch(layers: Layers, f: Finding, radius: float, strength: float, sharp: fl
 
 
 def _consolidation(layers: Layers, f: Finding) -> None:
-    radius = (0.17, 0.23, 0.30)[f.severity] + 0.03 * f.shape[3]
+    radius = (0.19, 0.25, 0.32)[f.severity] + 0.03 * f.shape[3]
     layers.add_solid(_patch(layers, f, radius, (0.7, 0.8, 0.92)[f.severity], sharp=5))
 
 
@@ -164,7 +166,7 @@ def _pneumonia(layers: Layers, f: Finding) -> None:
 
 def _opacity(layers: Layers, f: Finding) -> None:
     radius = (0.27, 0.33, 0.40)[f.severity] + 0.03 * f.shape[3]
-    layers.add_solid(_patch(layers, f, radius, (0.34, 0.45, 0.56)[f.severity], sharp=1.8))
+    layers.add_solid(_patch(layers, f, radius, (0.42, 0.52, 0.62)[f.severity], sharp=2.2))
 
 
 def _atelectasis(layers: Layers, f: Finding) -> None:
@@ -178,12 +180,14 @@ def _atelectasis(layers: Layers, f: Finding) -> None:
             middle = y + slope * (x - x[0]) + 0.02 * np.sin(5 * x)
             upper, lower = np.stack([x, middle - thick], 1), np.stack([x, middle + thick], 1)
             plates.append(np.concatenate([upper, lower[::-1]]) * (SIDES[side], 1))
-        layers.add_solid(layers.canvas.fill(plates, blur=0.9) * (0.8, 0.85, 0.9)[f.severity])
+        mask = layers.canvas.fill(plates, blur=0.9)
+        layers.add_solid(mask * (0.85, 0.9, 0.95)[f.severity])
+        layers.dense += 0.14 * mask
 
 
 def _edema(layers: Layers, f: Finding) -> None:
     strength = (0.42, 0.58, 0.74)[f.severity]
-    layers.vessels = (1.7, 2.0, 2.3)[f.severity]
+    layers.vessels = (2.0, 2.4, 2.8)[f.severity]
     reticular = layers.canvas.noise(_own_rng(f), 4.5)
     for side in SIDES.values():
         haze = layers.canvas.blob(side * 0.36, 0.5, 0.42, 0.56)
@@ -191,24 +195,30 @@ def _edema(layers: Layers, f: Finding) -> None:
 
 
 def _lesion(layers: Layers, f: Finding) -> None:
-    radius = (0.075, 0.095, 0.125)[f.severity] + 0.012 * f.shape[2]
+    radius = (0.09, 0.11, 0.14)[f.severity] + 0.015 * f.shape[2]
     x, y = _center(layers, f, radius + 0.04, spread=1.6)
     ry = radius * layers.canvas.pose.half_width / layers.canvas.pose.lung_height
-    layers.add_solid(layers.canvas.fill([anatomy.ellipse(x, y, radius, ry)], blur=0.9) * (0.9 + 0.1 * f.shape[3]))
+    mask = layers.canvas.fill([anatomy.ellipse(x, y, radius, ry)], blur=0.9)
+    layers.add_solid(mask * (0.9 + 0.1 * f.shape[3]))
+    layers.dense += 0.24 * mask
 
 
 def _thickening(layers: Layers, f: Finding) -> None:
-    depth = (0.12, 0.17, 0.22)[f.severity]
+    depth = (0.14, 0.19, 0.24)[f.severity]
     y = np.linspace(0.2 + 0.12 * f.shape[0], 0.68 + 0.14 * f.shape[1], 16)
     edge = anatomy.lateral_edge(y)
     bump = depth * np.clip(np.sin(np.linspace(0.12, math.pi - 0.12, 16)) * 1.6, 0, 1)
     inner = edge - bump * (1 + 0.12 * np.sin(40 * y + 6 * f.shape[2]))
     outline = np.concatenate([np.stack([edge + 0.08, y], 1), np.stack([inner, y], 1)[::-1]]) * (SIDES[f.side], 1)
-    layers.add_solid(layers.canvas.fill([outline], blur=0.8) * 0.88)
+    mask = layers.canvas.fill([outline], blur=0.8)
+    layers.add_solid(mask * 0.92)
+    layers.dense += 0.06 * mask
 
 
 def _fracture(layers: Layers, f: Finding) -> None:
-    layers.fractures.append((f.side, rib_number(f.shape), 0.5 + 0.25 * f.shape[1], 0.07 + 0.025 * f.shape[2]))
+    for step in range(2):  # neighbours break together
+        place = 0.5 + 0.22 * f.shape[1] + 0.05 * step
+        layers.fractures.append((f.side, rib_number(f.shape) + step, place, 0.07 + 0.025 * f.shape[2]))
 
 
 # Devices and artifacts
@@ -271,7 +281,7 @@ def _chest_tube(layers: Layers, f: Finding) -> None:
         (s * (0.55 + 0.1 * f.shape[1]), 0.42),
         (s * 0.42, 0.18 + 0.1 * f.shape[2]),
     )
-    layers.metal.append((path, 6.0, 0.85))
+    layers.metal.append((path, 6.5, 1.0))
 
 
 def _sternotomy_wires(layers: Layers, f: Finding) -> None:

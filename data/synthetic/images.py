@@ -55,7 +55,7 @@ def _frontal(
     """Attenuation of a frontal film without devices, about 0 (air) to 1, and what it is made of."""
     shape = (canvas.pose.height, canvas.pose.width)
     layers = findings.Layers(
-        canvas, body, rng, *(np.zeros(shape, np.float32) for _ in range(3)), vessels=rng.uniform(0.85, 1.15)
+        canvas, body, rng, *(np.zeros(shape, np.float32) for _ in range(4)), vessels=rng.uniform(0.85, 1.15)
     )
     findings.apply_findings(layers, study)
     lungs = canvas.fill([anatomy.lung(body, side) for side in SIDES], 1.0)
@@ -64,13 +64,13 @@ def _frontal(
     organs = 1 - (1 - heart) * (1 - middle)
     air = lungs * (1 - 0.93 * organs)
     vessels = _vessels(layers, rng) * air * (1 - layers.quiet) * (1 - 0.7 * layers.solid)
-    texture = canvas.noise(rng, 3.2) * 0.018 * air * (1 - layers.quiet) * (1 - 0.8 * layers.solid)
+    texture = canvas.noise(rng, 3.2) * 0.014 * air * (1 - layers.quiet) * (1 - 0.8 * layers.solid)
     air = air * (1 - layers.solid) * (1 + 0.18 * layers.clear)
 
     film = canvas.fill([anatomy.torso(body)], 3.0) * 0.6
     film += 0.09 * canvas.blob(0, 1.25, 1.3, 0.7)  # abdomen
     film += 0.05 * organs - rng.uniform(0.42, 0.54) * air + vessels + texture
-    film += _bones(layers, rng) * (1 - 0.45 * heart)
+    film += _bones(layers, rng) * (1 - 0.45 * heart) + layers.dense
     if body.breast:
         film += body.breast * (canvas.blob(-0.55, 0.78, 0.4, 0.35) + canvas.blob(0.55, 0.78, 0.4, 0.35))
     trachea = [(np.array([(0.0, -0.4), (0.005, 0.27)]), 9.0, 1.0)]
@@ -105,7 +105,7 @@ def _vessels(layers: findings.Layers, rng: np.random.Generator) -> np.ndarray:
                 tip = start + depth * 0.8 * np.array([s * math.cos(branch), math.sin(branch) * 0.95])
                 paths.append((np.array([start, tip]), width * 0.6 * (0.6 + 0.4 * strength), 0.7))
                 start, angle = end, angle + rng.uniform(-0.25, 0.25)
-    mask = layers.canvas.lines(paths, 0.7) * (0.1 * strength)
+    mask = layers.canvas.lines(paths, 0.7) * (0.075 * strength)
     for s in SIDES.values():
         mask += layers.canvas.blob(s * 0.22, 0.44, 0.11, 0.16) * (0.1 * strength)
     return mask
@@ -114,7 +114,7 @@ def _vessels(layers: findings.Layers, rng: np.random.Generator) -> np.ndarray:
 def _bones(layers: findings.Layers, rng: np.random.Generator) -> np.ndarray:
     canvas, body = layers.canvas, layers.body
     broken = {(side, rib): (t, shift) for side, rib, t, shift in layers.fractures}
-    strength = rng.uniform(0.075, 0.11)
+    strength = rng.uniform(0.05, 0.075)
     ribs: list[findings.Path] = []
     ends: list[findings.Path] = []
     for side in SIDES:
@@ -123,13 +123,13 @@ def _bones(layers: findings.Layers, rng: np.random.Generator) -> np.ndarray:
             if (side, number) in broken:
                 for piece, cut in _break(rib, *broken[side, number]):
                     ribs.append((piece, 7.5, 1.0))
-                    ends += [(cut, 9.0, 0.7), (cut[:1].repeat(2, axis=0) + _STUMP, 11.0, 1.0)]
+                    ends += [(cut, 10.0, 0.8), (cut[:1].repeat(2, axis=0) + _STUMP, 13.0, 1.0)]
             else:
                 ribs += [(rib, 7.0, 0.85), (rib, 3.6, 0.6)]
     front = [(anatomy.anterior_rib(side, n), 7.0, 0.5) for side in SIDES for n in range(1, 7)]
     result = strength * (canvas.lines(ribs, 0.8) + 0.6 * canvas.lines(front, 1.0))
     if ends:
-        result += 0.3 * canvas.lines(ends, 0.8)
+        result += 0.36 * canvas.lines(ends, 0.8)
     y = np.linspace(-0.6, 1.6, 60)
     bend = layers.scoliosis * np.sin((y - 0.05) * math.pi / 0.95)
     spine = np.stack([bend, y], axis=1)
@@ -189,7 +189,7 @@ def _nuisances(film: np.ndarray, study: cases.Study, canvas: Canvas, rng: np.ran
         film = film + _occluder(canvas, rng)
     if "grid artifact" in study.kinds:
         period = rng.uniform(7, 10) * canvas.unit
-        film = film + (0.05 * np.sign(np.sin(np.arange(height) * (2 * math.pi / period))))[:, None].astype(np.float32)
+        film = film + (0.04 * np.sign(np.sin(np.arange(height) * (2 * math.pi / period))))[:, None].astype(np.float32)
     strength, angle = rng.uniform(0, 0.2), rng.uniform(0, 2 * math.pi)
     x = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None, :] * np.float32(strength * math.cos(angle))
     y = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None] * np.float32(strength * math.sin(angle))
@@ -206,7 +206,7 @@ def _expose(film: np.ndarray, canvas: Canvas, rng: np.random.Generator) -> np.nd
         counts = np.bincount(levels.ravel(), minlength=_LEVELS + 1)
         curve = (1 - share) * curve + share * (np.cumsum(counts).astype(np.float32) / levels.size)
     film = curve[levels]
-    film += np.float32(rng.uniform(0.012, 0.035)) * rng.standard_normal(film.shape, dtype=np.float32)
+    film += np.float32(rng.uniform(0.008, 0.024)) * rng.standard_normal(film.shape, dtype=np.float32)
     _marker(film, rng)
     _collimate(film, rng)
     return (np.clip(film, 0, 1) * 255).astype(np.uint8)
@@ -218,7 +218,7 @@ def _occluder(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
     half = np.array([rng.uniform(0.08, 0.2), rng.uniform(0.75, 1.35)])
     corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * half
     turn = np.array([(math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))])
-    return canvas.fill([corners @ turn + (x, y)], 0.8) * np.float32(rng.uniform(-0.07, 0.09))
+    return canvas.fill([corners @ turn + (x, y)], 0.8) * np.float32(rng.uniform(-0.06, 0.06))
 
 
 _LETTERS = {"L": [[(0, 0), (0, 1), (0.6, 1)]], "R": [[(0, 1), (0, 0), (0.55, 0.1), (0.55, 0.4), (0, 0.5), (0.6, 1)]]}
@@ -244,7 +244,7 @@ def _collimate(film: np.ndarray, rng: np.random.Generator) -> None:
     if rng.random() < 0.45:
         return
     height, width = film.shape
-    value = 0.0 if rng.random() < 0.75 else 0.9
+    value = 0.0 if rng.random() < 0.9 else 0.7
     for edge in range(4):
         depth = int(rng.uniform(0.0, 0.045) * (height if edge % 2 else width))
         if depth:
