@@ -8,7 +8,6 @@ cd "$(dirname "$0")/.."
 source scripts/_env.sh
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-export OMP_WAIT_POLICY=PASSIVE # threads that wait do not take the cores of other programs
 folder=quickstart
 studies=${QUICKSTART_STUDIES:-1000}
 export MIMIC_CXR_PATH=$folder/release/mimic-cxr-jpg MIMIC_QA_PATH=$folder/release/mimic-ext-cxr-qba

@@ -87,7 +87,7 @@ def test_image_paths_sizes_and_tables_agree(release):
         paths.append(f"files/p{str(row.subject_id)[:2]}/p{row.subject_id}/s{row.study_id}/{row.dicom_id}.jpg")
         with Image.open(cxr / paths[-1]) as image:
             assert image.mode == "L" and image.size == (row.Columns, row.Rows)
-            assert max(image.size) <= 512 and image.info["comment"].decode() == NOTICE
+            assert max(image.size) <= 480 and image.info["comment"].decode() == NOTICE
     assert sorted(paths) == sorted(listed) == sorted(p.relative_to(cxr).as_posix() for p in cxr.rglob("*.jpg"))
     assert metadata.groupby("study_id").ViewPosition.apply(lambda v: v.isin(["AP", "PA"]).any()).all()
 

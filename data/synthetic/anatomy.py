@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -179,6 +180,7 @@ def mediastinum(body: Body, widened: float = 1.0) -> np.ndarray:
     return np.concatenate([left, right[::-1]])
 
 
+@cache
 def posterior_rib(side: str, number: int) -> np.ndarray:
     """Centre line of the back part of rib 1 to 10 from the spine outwards."""
     t = np.linspace(0, 1, 18)
@@ -188,6 +190,7 @@ def posterior_rib(side: str, number: int) -> np.ndarray:
     return np.stack([x * SIDES[side], y], axis=1)
 
 
+@cache
 def anterior_rib(side: str, number: int) -> np.ndarray:
     """Centre line of the front part of rib 1 to 6, from the chest wall inwards and down."""
     t = np.linspace(0, 1, 14)
@@ -207,6 +210,7 @@ def torso(body: Body) -> np.ndarray:
     return np.concatenate([left, (left * (-1, 1))[::-1]])
 
 
+@cache
 def clavicle(side: str) -> np.ndarray:
     """Centre line of a collar bone."""
     t = np.linspace(0, 1, 12)
@@ -263,21 +267,29 @@ _MIDLINE_RECTANGLES = {  # x from, x to, y from, y to
 Outlines = dict[str, list[np.ndarray]]
 
 
-def region_outlines(body: Body, heart_width: float = 1.0, mediastinum_width: float = 1.0) -> Outlines:
-    """Frame outlines of every named region; unions of both sides have two."""
+@cache
+def _constant_outlines() -> Outlines:
+    """Outlines that are the same in every patient."""
     found = {name: [_rectangle(*numbers)] for name, numbers in _MIDLINE_RECTANGLES.items()}
     for side, sign in SIDES.items():
         for name, (x0, x1, y0, y1) in _SIDED_RECTANGLES.items():
             wall = float(lateral_edge(np.linspace(y0, min(y1, 1.0), 5)).max()) if x1 is None else x1
             found[f"{side} {name}"] = [_rectangle(x0, wall, y0, y1) * (sign, 1)]
-        found[f"{side} lung"] = [lung(body, side)]
-        found[f"{side} pleura"] = [lung(body, side) * (1.02, 1.0)]
         found[f"{side} clavicle"] = [clavicle(side) + (0, 0.03), clavicle(side) - (0, 0.03)]
-        top = float(diaphragm(body, side, np.array([0.45]))[0])
-        found[f"{side} hemidiaphragm"] = [_rectangle(0.15, 0.96, top - 0.02, 1.06) * (sign, 1)]
         for number, ordinal in zip(range(3, 10), ("3rd", *(f"{n}th" for n in range(4, 10))), strict=True):
             rib = posterior_rib(side, number)
             found[f"{side} {ordinal} rib"] = [rib - (0, 0.03), rib + (0, 0.03)]
+    return found
+
+
+def region_outlines(body: Body, heart_width: float = 1.0, mediastinum_width: float = 1.0) -> Outlines:
+    """Frame outlines of every named region; unions of both sides have two."""
+    found = dict(_constant_outlines())
+    for side, sign in SIDES.items():
+        found[f"{side} lung"] = [lung(body, side)]
+        found[f"{side} pleura"] = [lung(body, side) * (1.02, 1.0)]
+        top = float(diaphragm(body, side, np.array([0.45]))[0])
+        found[f"{side} hemidiaphragm"] = [_rectangle(0.15, 0.96, top - 0.02, 1.06) * (sign, 1)]
     found["heart"] = found["cardiac silhouette"] = [heart(body, heart_width)]
     found["mediastinum"] = [mediastinum(body, mediastinum_width)]
     for union, part in (("lungs", "lung"), ("pleura", "pleura"), ("ribs", "ribs"), ("diaphragm", "hemidiaphragm")):

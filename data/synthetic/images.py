@@ -16,7 +16,7 @@ from data.synthetic.anatomy import SIDES, Body, Pose
 from data.synthetic.canvas import Canvas
 from data.synthetic.vocabulary import NOTICE
 
-LONGER_SIDE = (360, 512)
+LONGER_SIDE = (360, 480)
 """Range of the longer side of the films in pixels."""
 LATERAL_VIEWS = ("LATERAL", "LL")
 _LEVELS = 1023
@@ -93,18 +93,19 @@ def _metal(layers: findings.Layers, canvas: Canvas) -> np.ndarray | float:
 
 def _vessels(layers: findings.Layers, rng: np.random.Generator) -> np.ndarray:
     """Branching vessels from both hila outwards, and the hila."""
-    paths = []
     strength = layers.vessels
+    width = 0.6 + 0.4 * strength
+    paths: list[findings.Path] = []
     for s in SIDES.values():
-        for angle in np.linspace(-1.25, 1.3, 9) + rng.uniform(-0.1, 0.1, 9):
-            start = np.array([s * 0.2, 0.44])
-            for depth, width in ((0.24, 4.6), (0.3, 3.0), (0.3, 1.8)):
-                end = start + depth * np.array([s * math.cos(angle), math.sin(angle) * 0.95])
-                paths.append((np.array([start, end]), width * (0.6 + 0.4 * strength), 0.9))
-                branch = angle + rng.choice((-0.5, 0.5))
-                tip = start + depth * 0.8 * np.array([s * math.cos(branch), math.sin(branch) * 0.95])
-                paths.append((np.array([start, tip]), width * 0.6 * (0.6 + 0.4 * strength), 0.7))
-                start, angle = end, angle + rng.uniform(-0.25, 0.25)
+        angles = np.linspace(-1.25, 1.3, 9) + rng.uniform(-0.1, 0.1, 9)
+        ends = np.tile((s * 0.2, 0.44), (9, 1))
+        for depth, thick in ((0.24, 4.6), (0.3, 3.0), (0.3, 1.8)):
+            starts, branches = ends, angles + 0.5 * rng.choice((-1, 1), 9)
+            ends = starts + depth * np.stack([s * np.cos(angles), 0.95 * np.sin(angles)], axis=1)
+            tips = starts + depth * 0.8 * np.stack([s * np.cos(branches), 0.95 * np.sin(branches)], axis=1)
+            paths += [(line, thick * width, 0.9) for line in np.stack([starts, ends], axis=1)]
+            paths += [(line, thick * width * 0.6, 0.7) for line in np.stack([starts, tips], axis=1)]
+            angles = angles + rng.uniform(-0.25, 0.25, 9)
     mask = layers.canvas.lines(paths, 0.7) * (0.075 * strength)
     for s in SIDES.values():
         mask += layers.canvas.blob(s * 0.22, 0.44, 0.11, 0.16) * (0.1 * strength)

@@ -319,7 +319,8 @@ def _draw(item: Item, members: list[Study], rng: np.random.Generator) -> list[tu
         answer = item.answer(study)
         if answer is not None:
             groups[answer].append(study)
-    if len(groups) < 2:  # also a device of the midline: it is where it is
+    # Nothing to ask where the answer is always the same, as for a device of the midline.
+    if len(groups) < (3 if item.type.startswith("D04") else 2):
         return []
     smallest = min(len(group) for group in groups.values())
     # Rare combinations of sides may not decide how often the common ones are asked.

@@ -42,7 +42,7 @@ MIMIC-Ext-CXR-QBA 1.0.0. Names, ids, dates, reports, questions and answers are i
 
 Where it differs from the real releases:
 
-- Size, and films of 360 to 512 pixels instead of 2,000 to 3,000.
+- Size, and films of 360 to 480 pixels instead of 2,000 to 3,000.
 - 70 % of the patients are for training, 15 % for validation and 15 % for testing (really 99, 0.8 and 0.5 %): a small
   release would have nothing to validate on otherwise.
 - Questions cannot be answered from their text: each text has as many yes as no answers in each split, and as many of

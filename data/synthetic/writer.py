@@ -90,7 +90,7 @@ def _write_studies(
     results = []
     try:
         done = _run(partial(_make, folder=folder / CXR_FOLDER, seed=seed), jobs, workers)
-        for written in tqdm(done, total=len(jobs), desc="studies", disable=not progress):
+        for written in tqdm(done, total=len(jobs), desc="studies", disable=None if progress else True):
             for path, content in written.members.items():
                 stores[path.split("/", 1)[0]].add(path, content)
             written.members.clear()
