@@ -115,7 +115,7 @@ def _combinations(config: Config) -> Iterator[tuple[str, str]]:
     if data.image_store_size and data.image_store_size < data.image_size:
         yield "data.image_store_size", f"must be 0 or at least data.image_size ({data.image_size}): or detail is lost"
     if data.draw == "balanced" and not training.max_steps:
-        yield "data.draw", "balanced draws never end: set training.max_steps"
+        yield "data.draw", "balanced draws repeat the rarer questions: set a budget with training.max_steps"
     if not training.fp16 and training.precision in ("bf16", "fp16"):
         yield "training.precision", "contradicts training.fp16 = false: set fp16 to true, or precision to fp32 or auto"
     if training.graph_none_fraction + training.graph_oracle_fraction > 1:

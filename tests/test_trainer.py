@@ -156,10 +156,13 @@ def test_the_trainer_never_reads_the_test_split(index, tmp_path):
     assert {trainer.train_data.split, trainer.val_data.split} == {"train", "validate"}
 
 
-def test_balanced_draws_are_limited_by_steps_alone(index, tmp_path):
-    config = make_config(tmp_path, max_steps=500, num_epochs=1)
+def test_an_epoch_of_balanced_draws_has_as_many_steps_as_one_of_all_questions(index, tmp_path):
+    config = make_config(tmp_path, max_steps=500, num_epochs=2)
+    of_epochs = make_trainer(index, config).total_steps
     config.data.draw = "balanced"
-    assert make_trainer(index, config).total_steps == 500
+    assert make_trainer(index, config).total_steps == of_epochs < 500
+    config.training.max_steps = 3
+    assert make_trainer(index, config).total_steps == 3
 
 
 # Engine

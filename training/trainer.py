@@ -238,10 +238,9 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 
 def count_steps(config: Config, dataset: VQADataset) -> int:
-    """Optimizer steps of a run: `num_epochs`, but at most `max_steps`; for balanced draws `max_steps` alone."""
+    """Optimizer steps of a run: `num_epochs`, but at most `max_steps`. An epoch of balanced draws has as many visits as
+    one of all questions."""
     training = config.training
-    if config.data.draw == "balanced":
-        return training.max_steps
     windows = -(-dataset.num_batches(training.batch_size_per_gpu) // training.gradient_accumulation_steps)
     steps = windows * training.num_epochs
     return min(steps, training.max_steps) if training.max_steps else steps
