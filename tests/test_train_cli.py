@@ -27,6 +27,7 @@ def arguments(release, tmp_path):
     settings = {
         "data.index_dir": release / "index",
         "data.image_size": 32,
+        "model.visual_backbone": model.visual_backbone,
         "model.visual_kwargs": json.dumps(model.visual_kwargs),
         "model.text_kwargs": json.dumps(model.text_kwargs),
         "model.hidden_dim": 16,
