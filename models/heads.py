@@ -23,6 +23,25 @@ class AnswerHeads(nn.ModuleDict):
         return {name: head(state) for name, head in self.items()}
 
 
+class RegionPointer(nn.Module):
+    """A "where" question points at nodes: each region's logit from its own node, added to the region head's.
+
+    The nodes know what the question found in them, so pointing needs no example of every region. Without a graph all nodes
+    are the same and the region head decides.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+
+    def forward(self, state: Tensor, nodes: Tensor) -> Tensor:
+        """(Q, D) states and (Q, R, D) nodes -> (Q, R) logits."""
+        # the query goes through the key's matrix, which is cheaper than sending 26 nodes through it
+        query = self.query(state) @ self.key.weight
+        return (nodes @ query[..., None]).squeeze(-1) / nodes.shape[-1] ** 0.5
+
+
 def chexpert_head(width: int, hidden: int, dropout: float) -> nn.Module:
     """(B, width) pooled image features -> (B, 14) logits. It sees the image alone."""
     return Mlp(width, hidden, len(CHEXPERT), dropout)

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.mimic_cxr_config import Config, ModelConfig
 from data.batch import SceneGraph, TokenBatch
+from data.label_space import Head
 from data.vocabulary import Vocabulary
 from models import model_folder
 from models.encoders import (
@@ -31,9 +32,9 @@ from models.encoders import (
     resolve_visual,
     text_model_from_config,
 )
-from models.heads import AnswerHeads, chexpert_head, question_type_head
+from models.heads import AnswerHeads, RegionPointer, chexpert_head, question_type_head
 from models.scene_graph import GraphPrediction, RegionPredictor, no_graph
-from models.sim import build_fusion
+from models.sim import SimFusion, build_fusion
 
 GraphChoice = str | SceneGraph | Callable[[GraphPrediction], SceneGraph]
 
@@ -81,6 +82,7 @@ class SSGVQA(nn.Module):
         self.region_predictor = RegionPredictor(config, num_entities)
         self.fusion = build_fusion(config, num_entities, num_region_rows)
         self.heads = AnswerHeads(width, config.dropout)
+        self.pointer = RegionPointer(width) if config.fusion != "none" else None
         self.chexpert = chexpert_head(2 * width, width, config.dropout)
         self.question_type = question_type_head(width)
 
@@ -102,6 +104,8 @@ class SSGVQA(nn.Module):
             question_encoder=QuestionEncoder(build_text_model(config, tokenizer), config.hidden_dim),
         )
         model.vocabulary = vocabulary
+        if isinstance(model.fusion, SimFusion):
+            model.fusion.grounding.start_from_names(model.fusion.nodes, model.question_encoder, tokenizer, vocabulary)
         return model
 
     def encode_images(self, images: Tensor) -> ImageFeatures:
@@ -121,8 +125,11 @@ class SSGVQA(nn.Module):
         """
         tokens = self.question_encoder(questions)
         mask = questions.attention_mask.bool()
-        state = self.fusion(features, graph, tokens, mask, question_of, image_of)
-        return self.heads(state), self.question_type(tokens[:, 0])
+        state, nodes = self.fusion(features, graph, tokens, mask, question_of, image_of)
+        logits = self.heads(state)
+        if nodes is not None:
+            logits[Head.REGION.value] = logits[Head.REGION.value] + self.pointer(state, nodes)
+        return logits, self.question_type(tokens[:, 0])
 
     def forward(
         self,

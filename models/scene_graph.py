@@ -182,6 +182,11 @@ class NodeEmbedding(nn.Module):
         self.region = nn.Embedding(num_region_rows, config.region_embedding_dim, padding_idx=PADDING)
         self.entity = nn.Embedding(num_entities, config.entity_embedding_dim, padding_idx=PADDING)
 
+    @property
+    def canonical(self) -> Tensor:
+        """(R, 64) embeddings of the 26 nodes' regions."""
+        return self.region.weight[-len(REGIONS) :]
+
     def forward(self, graph: SceneGraph) -> Tensor:
         """(B, R, 134) float32. The entity slice is the sum of p·e over entities, divided by max(1, sum of p)."""
         named = slice(PADDING + 1, None)  # padding takes no part, whatever its probability
@@ -189,5 +194,5 @@ class NodeEmbedding(nn.Module):
         with torch.autocast(probs.device.type, enabled=False):
             total = probs.sum(-1, keepdim=True).clamp(min=1)
             entities = probs @ self.entity.weight[named] / total
-        canonical = self.region.weight[-len(REGIONS) :].expand(len(probs), -1, -1)
+        canonical = self.canonical.expand(len(probs), -1, -1)
         return torch.cat([box_numbers(graph.boxes), canonical, entities], dim=-1)

@@ -1,7 +1,8 @@
 """How question, image and graph meet: the Scene-embedded Interaction Module, and two simpler fusions to compare with.
 
-Every fusion maps (features, graph, token states) to one state of width D for each of Q questions, and does so for each
-question by itself: alone, beside others and in any order the result is the same.
+Every fusion maps (features, graph, token states) to one state of width D for each of Q questions, and to the nodes as
+that question sees them. It does so for each question by itself: alone, beside others and in any order the result is
+the same.
 
 Letters in shapes: B images, N cells of the feature map, Q questions, U distinct questions, T tokens, R = 26 nodes,
 D width, V visits (groups of at most G questions of one image).
@@ -18,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from configs.mimic_cxr_config import ModelConfig
 from data.batch import SceneGraph
 from models.encoders import ImageFeatures
+from models.grounding import Grounding
 from models.layers import Attention, Mlp, SelfBlock, attend, init_attention
 from models.scene_graph import NodeEmbedding, roi_features
 
@@ -68,10 +70,11 @@ class QuestionGroups:
 class NodeUpdate(nn.Module):
     """The question's view of the graph: nodes read its tokens, then each other, at an inner width of 128."""
 
-    def __init__(self, node_width: int, config: ModelConfig):
+    def __init__(self, node_width: int, grounding_width: int, config: ModelConfig):
         super().__init__()
         inner = config.sim_inner_dim
         self.enter = nn.Linear(node_width, inner)
+        self.ground = nn.Linear(grounding_width, inner, bias=False)
         self.question = Attention(inner, SIM_HEADS, memory_width=config.hidden_dim)
         self.question_norm = nn.LayerNorm(inner)
         self.nodes = Attention(inner, SIM_HEADS)
@@ -80,8 +83,10 @@ class NodeUpdate(nn.Module):
         self.feed_norm = nn.LayerNorm(inner)
         self.leave = nn.Linear(inner, node_width)
 
-    def forward(self, nodes: Tensor, tokens: Tensor, mask: Tensor, question_of: Tensor, image_of: Tensor) -> Tensor:
-        """(B, R, 134) nodes and (U, T, D) tokens with their (U, T) mask -> (Q, R, inner) updated states."""
+    def forward(
+        self, nodes: Tensor, grounding: Tensor, tokens: Tensor, mask: Tensor, question_of: Tensor, image_of: Tensor
+    ) -> Tensor:
+        """(B, R, 134) nodes, (Q, R, 3K) grounding, (U, T, D) tokens with their (U, T) mask -> (Q, R, inner) states."""
         state = self.enter(nodes)
         # queries depend on the image, keys and values on the question: both are projected before they are copied
         query = self.question.query(state)
@@ -92,7 +97,8 @@ class NodeUpdate(nn.Module):
             SIM_HEADS,
             mask.index_select(0, question_of),
         )
-        state = self.question_norm(state.index_select(0, image_of) + self.question.out(read))
+        state = state.index_select(0, image_of) + self.ground(grounding)
+        state = self.question_norm(state + self.question.out(read))
         state = self.nodes_norm(state + self.nodes(state, state))
         return self.feed_norm(state + self.feed(state))
 
@@ -141,7 +147,8 @@ class SimFusion(nn.Module):
         width = config.hidden_dim
         self.checkpointing = False
         self.nodes = NodeEmbedding(config, num_entities, num_region_rows)
-        self.update = NodeUpdate(self.nodes.width, config)
+        self.grounding = Grounding(width, self.nodes)
+        self.update = NodeUpdate(self.nodes.width, self.grounding.width, config)
         self.node_in = nn.Linear(self.nodes.width, width)
         self.roi_in = nn.Linear(width, width, bias=False)
         self.node_norm = nn.LayerNorm(width)
@@ -160,8 +167,8 @@ class SimFusion(nn.Module):
         mask: Tensor,
         question_of: Tensor,
         image_of: Tensor,
-    ) -> Tensor:
-        """(U, T, D) tokens and (U, T) bool mask, (Q,) numbers of question and image -> (Q, D)."""
+    ) -> tuple[Tensor, Tensor]:
+        """(U, T, D) tokens and (U, T) bool mask, (Q,) numbers of question and image -> (Q, D) and (Q, R, D) nodes."""
         memory = self._run(self._node_memory, features, graph, tokens, mask, question_of, image_of)
         image = self.image_norm(torch.cat([features.grid, features.global_token[:, None]], dim=1))
         groups = QuestionGroups.of(image_of, len(image))
@@ -169,7 +176,7 @@ class SimFusion(nn.Module):
         mask = mask.index_select(0, question_of)
         for number, layer in enumerate(self.layers, start=1):
             state = self._run(layer, state, mask, image, memory, groups, number == len(self.layers))
-        return self.norm(state[:, 0])
+        return self.norm(state[:, 0]), memory
 
     def _node_memory(
         self,
@@ -182,7 +189,8 @@ class SimFusion(nn.Module):
     ) -> Tensor:
         """(Q, R, D): [node 134 || RoI D] -> D, split so that only the node's update is computed for each question."""
         nodes = self.nodes(graph)
-        update = self.update(nodes, tokens, mask, question_of, image_of)
+        grounding = self.grounding(self.nodes, graph, tokens, mask, question_of, image_of)
+        update = self.update(nodes, grounding, tokens, mask, question_of, image_of)
         of_image = self.node_in(nodes) + self.roi_in(roi_features(features.feature_map, graph.boxes))
         of_question = self.update.projected(update, self.node_in.weight)
         memory = self.node_norm(of_image.index_select(0, image_of) + of_question)
@@ -221,9 +229,9 @@ class ConcatFusion(nn.Module):
         mask: Tensor,
         question_of: Tensor,
         image_of: Tensor,
-    ) -> Tensor:
-        """As `SimFusion.forward`."""
-        of_image, real = self._image_part(features, graph)
+    ) -> tuple[Tensor, Tensor]:
+        """As `SimFusion.forward`; the nodes are those of the image, whatever is asked."""
+        of_image, real, nodes = self._image_part(features, graph)
         question = (tokens + self.kind.weight[3]).index_select(0, question_of)
         state = self.in_norm(torch.cat([question, of_image.index_select(0, image_of)], dim=1))
         mask = torch.cat([mask.index_select(0, question_of), real.index_select(0, image_of)], dim=1)
@@ -233,10 +241,10 @@ class ConcatFusion(nn.Module):
                 state = checkpoint(layer, state, mask, last, use_reentrant=False)
             else:
                 state = layer(state, mask, last)
-        return self.norm(state[:, 0])
+        return self.norm(state[:, 0]), nodes.index_select(0, image_of)
 
-    def _image_part(self, features: ImageFeatures, graph: SceneGraph) -> tuple[Tensor, Tensor]:
-        """(B, 1 + N + R, D) tokens and their (B, 1 + N + R) mask; without a graph one token stands for all nodes."""
+    def _image_part(self, features: ImageFeatures, graph: SceneGraph) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 1 + N + R, D) tokens, their (B, 1 + N + R) mask, (B, R, D) nodes; without a graph one token is all nodes."""
         roi = roi_features(features.feature_map, graph.boxes)
         nodes = self.node_in(torch.cat([self.nodes(graph), roi], dim=-1))
         exists = graph.exists[:, None]
@@ -245,7 +253,7 @@ class ConcatFusion(nn.Module):
         kind = self.kind.weight
         parts = [features.global_token[:, None] + kind[0], features.grid + kind[1], nodes + kind[2]]
         real = torch.ones(features.grid.shape[0], 1 + features.grid.shape[1], dtype=torch.bool, device=nodes.device)
-        return torch.cat(parts, dim=1), torch.cat([real, exists | first], dim=1)
+        return torch.cat(parts, dim=1), torch.cat([real, exists | first], dim=1), nodes
 
 
 class GlobalFusion(nn.Module):
@@ -265,11 +273,11 @@ class GlobalFusion(nn.Module):
         mask: Tensor,
         question_of: Tensor,
         image_of: Tensor,
-    ) -> Tensor:
-        """As `SimFusion.forward`; the graph is not read."""
+    ) -> tuple[Tensor, None]:
+        """As `SimFusion.forward`; the graph is not read, there are no nodes."""
         question = tokens[:, 0].index_select(0, question_of)
         image = features.global_token.index_select(0, image_of)
-        return self.norm(self.mix(torch.cat([question, image], dim=-1)))
+        return self.norm(self.mix(torch.cat([question, image], dim=-1))), None
 
 
 def build_fusion(config: ModelConfig, num_entities: int, num_region_rows: int) -> nn.Module:

@@ -1,0 +1,99 @@
+"""What a question names: its words matched with the names of the graph's entities and regions.
+
+A question mostly says what it is about ("Is there *pleural effusion* in the *left lung*?"), and the graph's nodes are
+about entities and regions with names of their own. Both names go through the question encoder, so that from the first
+step on a question finds its entity in every node, and an entity that training rarely asks about is found by its words.
+
+Letters in shapes: B images, Q questions, U distinct questions, T tokens, R = 26 nodes, E entities, K heads, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from data.batch import SceneGraph, TokenBatch
+from data.label_space import REGIONS
+from data.vocabulary import RESERVED, Vocabulary
+from models.scene_graph import NodeEmbedding
+
+GROUNDING_HEADS = 4
+SHARPNESS = 16.0
+"""Start of the factor on the cosine of question and name: a shared word is worth some e^6, chance words e^2."""
+LEAST_ODDS = 0.01
+"""Probabilities are clipped to this far from 0 and 1 before their log odds are taken: the report's graph has 0 and 1."""
+
+
+class Grounding(nn.Module):
+    """For each question and node: how likely the node has the entities that the question names, and is the region it names."""
+
+    def __init__(self, width: int, nodes: NodeEmbedding):
+        super().__init__()
+        self.entity_query = nn.Linear(width, GROUNDING_HEADS * nodes.entity.embedding_dim)
+        self.region_query = nn.Linear(width, GROUNDING_HEADS * nodes.region.embedding_dim)
+        self.entity_sharpness = nn.Parameter(torch.full((GROUNDING_HEADS, 1), SHARPNESS))
+        self.region_sharpness = nn.Parameter(torch.full((GROUNDING_HEADS, 1), SHARPNESS))
+        self.width = 3 * GROUNDING_HEADS
+
+    def forward(
+        self,
+        nodes: NodeEmbedding,
+        graph: SceneGraph,
+        tokens: Tensor,
+        mask: Tensor,
+        question_of: Tensor,
+        image_of: Tensor,
+    ) -> Tensor:
+        """(U, T, D) tokens with their (U, T) mask -> (Q, R, 3K): probability, its log odds, and region, K times each."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            said = masked_mean(tokens.float(), mask)
+            entities = self._named(self.entity_query(said), nodes.entity.weight[RESERVED:], self.entity_sharpness)
+            regions = self._named(self.region_query(said), nodes.canonical, self.region_sharpness)
+            probs = graph.entity_probs[..., RESERVED:].float()
+            found = probs.index_select(0, image_of) @ entities.transpose(1, 2).index_select(0, question_of)
+            odds = found.clamp(LEAST_ODDS, 1 - LEAST_ODDS).logit() / -torch.tensor(LEAST_ODDS).logit()
+            return torch.cat([found, odds, regions.transpose(1, 2).index_select(0, question_of)], dim=-1)
+
+    def _named(self, query: Tensor, names: Tensor, sharpness: Tensor) -> Tensor:
+        """(U, K * d) queries and (N, d) names -> (U, K, N) how much of each head's attention every name gets."""
+        query = F.normalize(query.unflatten(-1, (GROUNDING_HEADS, -1)), dim=-1)
+        return (query @ F.normalize(names, dim=-1).T * sharpness).softmax(-1)
+
+    @torch.no_grad()
+    def start_from_names(self, nodes: NodeEmbedding, question_encoder: nn.Module, tokenizer, vocabulary: Vocabulary):
+        """Start entities and regions at their encoded names, and the queries so that they find them.
+
+        A random projection keeps angles: what is close in the encoder's D numbers stays close in 64.
+        """
+        regions = [*vocabulary.regions, *REGIONS]
+        pairs = (
+            (self.entity_query, nodes.entity, vocabulary.entities),
+            (self.region_query, nodes.region, regions),
+        )
+        for query, table, names in pairs:
+            encoded = encode_names(question_encoder, tokenizer, names)
+            middle, size = encoded.mean(0), table.embedding_dim
+            projection = torch.randn(size, encoded.shape[1]) / size**0.5
+            at = (encoded - middle) @ projection.T
+            table.weight[RESERVED:] = F.normalize(at, dim=-1) * size**0.5
+            query.weight.copy_(projection.repeat(GROUNDING_HEADS, 1))
+            query.bias.copy_((projection @ -middle).repeat(GROUNDING_HEADS))
+
+
+def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the real tokens: (U, T, D) and (U, T) -> (U, D)."""
+    weight = mask[..., None].to(tokens.dtype)
+    return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def encode_names(question_encoder: nn.Module, tokenizer: PreTrainedTokenizerBase, names) -> Tensor:
+    """Mean token of each encoded name, without the special ones, which all names share: (N, D)."""
+    was_training = question_encoder.training
+    question_encoder.eval()
+    encoded = tokenizer(list(names), padding=True, return_tensors="pt", return_special_tokens_mask=True)
+    ids, mask = encoded["input_ids"], encoded["attention_mask"]
+    states = question_encoder(TokenBatch(ids, mask))
+    question_encoder.train(was_training)
+    return masked_mean(states.float(), mask.bool() & ~encoded["special_tokens_mask"].bool())
