@@ -23,23 +23,27 @@ class AnswerHeads(nn.ModuleDict):
         return {name: head(state) for name, head in self.items()}
 
 
-class RegionPointer(nn.Module):
-    """A "where" question points at nodes: each region's logit from its own node, added to the region head's.
+class NodePointer(nn.Module):
+    """The answer points at nodes: where the region head's own logits come from, and what the other heads read.
 
-    The nodes know what the question found in them, so pointing needs no example of every region. Without a graph all nodes
-    are the same and the region head decides.
+    "Where" questions teach it to point at the nodes in which the question found something; "how severe" questions, of which
+    there are few, then read the right place. Without a graph all nodes are the same and nothing is added to the region
+    logits.
     """
 
     def __init__(self, width: int):
         super().__init__()
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
 
-    def forward(self, state: Tensor, nodes: Tensor) -> Tensor:
-        """(Q, D) states and (Q, R, D) nodes -> (Q, R) logits."""
+    def forward(self, state: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """(Q, D) states and (Q, R, D) nodes -> (Q, R) logits and (Q, D) what the pointed-at nodes hold."""
         # the query goes through the key's matrix, which is cheaper than sending 26 nodes through it
         query = self.query(state) @ self.key.weight
-        return (nodes @ query[..., None]).squeeze(-1) / nodes.shape[-1] ** 0.5
+        logits = (nodes @ query[..., None]).squeeze(-1) / nodes.shape[-1] ** 0.5
+        held = (logits.softmax(-1)[:, None] @ nodes).squeeze(1)
+        return logits, self.value(held)
 
 
 def chexpert_head(width: int, hidden: int, dropout: float) -> nn.Module:

@@ -32,7 +32,7 @@ from models.encoders import (
     resolve_visual,
     text_model_from_config,
 )
-from models.heads import AnswerHeads, RegionPointer, chexpert_head, question_type_head
+from models.heads import AnswerHeads, NodePointer, chexpert_head, question_type_head
 from models.scene_graph import GraphPrediction, RegionPredictor, no_graph
 from models.sim import SimFusion, build_fusion
 
@@ -82,7 +82,7 @@ class SSGVQA(nn.Module):
         self.region_predictor = RegionPredictor(config, num_entities)
         self.fusion = build_fusion(config, num_entities, num_region_rows)
         self.heads = AnswerHeads(width, config.dropout)
-        self.pointer = RegionPointer(width) if config.fusion != "none" else None
+        self.pointer = NodePointer(width) if config.fusion != "none" else None
         self.chexpert = chexpert_head(2 * width, width, config.dropout)
         self.question_type = question_type_head(width)
 
@@ -126,10 +126,13 @@ class SSGVQA(nn.Module):
         tokens = self.question_encoder(questions)
         mask = questions.attention_mask.bool()
         state, nodes = self.fusion(features, graph, tokens, mask, question_of, image_of)
-        logits = self.heads(state)
-        if nodes is not None:
-            logits[Head.REGION.value] = logits[Head.REGION.value] + self.pointer(state, nodes)
-        return logits, self.question_type(tokens[:, 0])
+        question_type = self.question_type(tokens[:, 0])
+        if nodes is None:
+            return self.heads(state), question_type
+        at_region, held = self.pointer(state, nodes)
+        logits = self.heads(state + held)
+        logits[Head.REGION.value] = logits[Head.REGION.value] + at_region
+        return logits, question_type
 
     def forward(
         self,
