@@ -17,13 +17,12 @@ from transformers import PreTrainedTokenizerBase
 from data.batch import SceneGraph, TokenBatch
 from data.label_space import REGIONS
 from data.vocabulary import RESERVED, Vocabulary
+from models.layers import LEAST_ODDS
 from models.scene_graph import NodeEmbedding
 
 GROUNDING_HEADS = 4
 SHARPNESS = 16.0
 """Start of the factor on the cosine of question and name: a shared word is worth some e^6, chance words e^2."""
-LEAST_ODDS = 0.01
-"""Probabilities are clipped to this far from 0 and 1 before their log odds are taken: the report's graph has 0 and 1."""
 
 
 class Grounding(nn.Module):

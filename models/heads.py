@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from data.label_space import CHEXPERT, HEADS, QUESTION_TYPES
-from models.layers import Mlp
+from data.batch import SceneGraph
+from data.label_space import CHEXPERT, HEADS, NO_FINDING, QUESTION_TYPES, SUPPORT_DEVICES, Head
+from data.names import entity_classes
+from data.vocabulary import RESERVED, Vocabulary
+from models.layers import LEAST_ODDS, Mlp
 
 UNSUPPORTED = len(QUESTION_TYPES)
 """Index of "unsupported" in the question-type classifier: the question is of none of the 27 types."""
 NUM_QUESTION_TYPES = len(QUESTION_TYPES) + 1
+ASKED_AT_START = 2.0
+"""Logit with which a question starts to ask about an entity: about all of them"""
 
 
 class AnswerHeads(nn.ModuleDict):
@@ -23,27 +29,58 @@ class AnswerHeads(nn.ModuleDict):
         return {name: head(state) for name, head in self.items()}
 
 
-class NodePointer(nn.Module):
-    """The answer points at nodes: where the region head's own logits come from, and what the other heads read.
+class GraphReader(nn.Module):
+    """Answers that stand in the graph: the regions that the question points at, and the classes of what is found there.
 
-    "Where" questions teach it to point at the nodes in which the question found something; "how severe" questions, of which
-    there are few, then read the right place. Without a graph all nodes are the same and nothing is added to the region
-    logits.
+    The question asks about some entities and opens a gate to some nodes. What it finds behind them becomes a class by
+    the same table (`data.names.entity_classes`) that makes the targets, and "No Finding" where it finds nothing. The
+    region and category heads start from this evidence, and the state that all heads read is told of it: "where" questions
+    teach the pointer, and "how severe" questions, of which there are few, then look at the right place.
+    Without a graph all nodes are the same and hold nothing: the heads decide alone.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, num_entities: int):
         super().__init__()
-        self.query = nn.Linear(width, width)
+        self.register_buffer("classes", torch.zeros(num_entities, len(CHEXPERT), dtype=torch.bool))
+        label = torch.arange(len(CHEXPERT))
+        self.register_buffer("is_none", label == NO_FINDING, persistent=False)
+        self.register_buffer("is_finding", (label != NO_FINDING) & (label != SUPPORT_DEVICES), persistent=False)
+        self.point = nn.Linear(width, width)
+        self.gate = nn.Linear(width, width)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
+        self.asked = nn.Linear(width, num_entities)
+        self.told = nn.Linear(len(CHEXPERT), width, bias=False)
+        self.trust = nn.Parameter(torch.ones(len(CHEXPERT)))
+        nn.init.constant_(self.asked.bias, ASKED_AT_START)
 
-    def forward(self, state: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """(Q, D) states and (Q, R, D) nodes -> (Q, R) logits and (Q, D) what the pointed-at nodes hold."""
-        # the query goes through the key's matrix, which is cheaper than sending 26 nodes through it
-        query = self.query(state) @ self.key.weight
-        logits = (nodes @ query[..., None]).squeeze(-1) / nodes.shape[-1] ** 0.5
-        held = (logits.softmax(-1)[:, None] @ nodes).squeeze(1)
-        return logits, self.value(held)
+    def name_classes(self, vocabulary: Vocabulary) -> None:
+        """Fill the table: the CheXpert classes of each entity."""
+        for number, name in enumerate(vocabulary.entities, start=RESERVED):
+            for label in entity_classes(name) or ():
+                self.classes[number, label] = True
+
+    def forward(
+        self, state: Tensor, nodes: Tensor, graph: SceneGraph, image_of: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(Q, D) states, (Q, R, D) nodes, the (B, R, E) graph -> (Q, D) new states, logits to add by head name."""
+        # queries go through the key's matrix, which is cheaper than sending 26 nodes through it
+        queries = self.key.weight.T @ torch.stack([self.point(state), self.gate(state)], dim=-1)
+        point, gate = (nodes @ queries / nodes.shape[-1] ** 0.5).unbind(-1)
+        held = (point.softmax(-1)[:, None] @ nodes).squeeze(1)
+        exists = graph.exists.index_select(0, image_of)[:, None]
+        evidence = self._evidence(state, gate, graph, image_of) * exists
+        state = state + self.value(held) + self.told(evidence)
+        return state, {Head.REGION.value: point, Head.CATEGORY.value: evidence * self.trust}
+
+    def _evidence(self, state: Tensor, gate: Tensor, graph: SceneGraph, image_of: Tensor) -> Tensor:
+        """(Q, 14) log odds that an entity of the class is asked about and present in a node behind the gate."""
+        present = graph.entity_probs.float().index_select(0, image_of)
+        found = (gate.float().sigmoid()[..., None] * present).amax(1) * self.asked(state).float().sigmoid()
+        probs = (found[..., None] * self.classes).amax(1)
+        nothing = 1 - (probs * self.is_finding).amax(1)
+        probs = torch.where(self.is_none, nothing[:, None], probs)
+        return probs.clamp(LEAST_ODDS, 1 - LEAST_ODDS).logit()
 
 
 def chexpert_head(width: int, hidden: int, dropout: float) -> nn.Module:

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LEAST_ODDS = 0.01
+"""Probabilities of a graph are clipped to this far from 0 and 1 before their log odds are taken: a report's has 0 and 1."""
+
 
 class Mlp(nn.Sequential):
     """Linear, GELU, dropout, linear."""

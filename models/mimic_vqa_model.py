@@ -20,7 +20,6 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.mimic_cxr_config import Config, ModelConfig
 from data.batch import SceneGraph, TokenBatch
-from data.label_space import Head
 from data.vocabulary import Vocabulary
 from models import model_folder
 from models.encoders import (
@@ -32,7 +31,7 @@ from models.encoders import (
     resolve_visual,
     text_model_from_config,
 )
-from models.heads import AnswerHeads, NodePointer, chexpert_head, question_type_head
+from models.heads import AnswerHeads, GraphReader, chexpert_head, question_type_head
 from models.scene_graph import GraphPrediction, RegionPredictor, no_graph
 from models.sim import SimFusion, build_fusion
 
@@ -82,7 +81,7 @@ class SSGVQA(nn.Module):
         self.region_predictor = RegionPredictor(config, num_entities)
         self.fusion = build_fusion(config, num_entities, num_region_rows)
         self.heads = AnswerHeads(width, config.dropout)
-        self.pointer = NodePointer(width) if config.fusion != "none" else None
+        self.reader = GraphReader(width, num_entities) if config.fusion != "none" else None
         self.chexpert = chexpert_head(2 * width, width, config.dropout)
         self.question_type = question_type_head(width)
 
@@ -104,6 +103,8 @@ class SSGVQA(nn.Module):
             question_encoder=QuestionEncoder(build_text_model(config, tokenizer), config.hidden_dim),
         )
         model.vocabulary = vocabulary
+        if model.reader is not None:
+            model.reader.name_classes(vocabulary)
         if isinstance(model.fusion, SimFusion):
             model.fusion.grounding.start_from_names(model.fusion.nodes, model.question_encoder, tokenizer, vocabulary)
         return model
@@ -129,9 +130,10 @@ class SSGVQA(nn.Module):
         question_type = self.question_type(tokens[:, 0])
         if nodes is None:
             return self.heads(state), question_type
-        at_region, held = self.pointer(state, nodes)
-        logits = self.heads(state + held)
-        logits[Head.REGION.value] = logits[Head.REGION.value] + at_region
+        state, evidence = self.reader(state, nodes, graph, image_of)
+        logits = self.heads(state)
+        for head, from_graph in evidence.items():
+            logits[head] = logits[head] + from_graph
         return logits, question_type
 
     def forward(
