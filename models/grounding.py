@@ -9,6 +9,8 @@ Letters in shapes: B images, Q questions, U distinct questions, T tokens, R = 26
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ SHARPNESS = 16.0
 
 
 class Grounding(nn.Module):
-    """For each question and node: how likely the node has the entities that the question names, and is the region it names."""
+    """Which entities and regions a question names, and what a graph's nodes say about them."""
 
     def __init__(self, width: int, nodes: NodeEmbedding):
         super().__init__()
@@ -36,23 +38,22 @@ class Grounding(nn.Module):
         self.region_sharpness = nn.Parameter(torch.full((GROUNDING_HEADS, 1), SHARPNESS))
         self.width = 3 * GROUNDING_HEADS
 
-    def forward(
-        self,
-        nodes: NodeEmbedding,
-        graph: SceneGraph,
-        tokens: Tensor,
-        mask: Tensor,
-        question_of: Tensor,
-        image_of: Tensor,
-    ) -> Tensor:
-        """(U, T, D) tokens with their (U, T) mask -> (Q, R, 3K): probability, its log odds, and region, K times each."""
+    def forward(self, nodes: NodeEmbedding, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(U, T, D) tokens with their (U, T) mask -> (U, K, E) and (U, K, R): each head's attention, 1 in all."""
         with torch.autocast(tokens.device.type, enabled=False):
             said = masked_mean(tokens.float(), mask)
             entities = self._named(self.entity_query(said), nodes.entity.weight[RESERVED:], self.entity_sharpness)
             regions = self._named(self.region_query(said), nodes.canonical, self.region_sharpness)
-            probs = graph.entity_probs[..., RESERVED:].float()
-            found = probs.index_select(0, image_of) @ entities.transpose(1, 2).index_select(0, question_of)
-            odds = found.clamp(LEAST_ODDS, 1 - LEAST_ODDS).logit() / -torch.tensor(LEAST_ODDS).logit()
+            return F.pad(entities, (RESERVED, 0)), regions
+
+    def of_nodes(
+        self, entities: Tensor, regions: Tensor, graph: SceneGraph, question_of: Tensor, image_of: Tensor
+    ) -> Tensor:
+        """(Q, R, 3K): how likely a node has the named entities, the log odds of that, and how much it is the named region."""
+        with torch.autocast(entities.device.type, enabled=False):
+            probs = graph.entity_probs.float().index_select(0, image_of)
+            found = probs @ entities.transpose(1, 2).index_select(0, question_of)
+            odds = found.clamp(LEAST_ODDS, 1 - LEAST_ODDS).logit() / -math.log(LEAST_ODDS)
             return torch.cat([found, odds, regions.transpose(1, 2).index_select(0, question_of)], dim=-1)
 
     def _named(self, query: Tensor, names: Tensor, sharpness: Tensor) -> Tensor:

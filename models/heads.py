@@ -10,12 +10,15 @@ from data.label_space import CHEXPERT, HEADS, NO_FINDING, QUESTION_TYPES, SUPPOR
 from data.names import entity_classes
 from data.vocabulary import RESERVED, Vocabulary
 from models.layers import LEAST_ODDS, Mlp
+from models.sim import Fused
 
 UNSUPPORTED = len(QUESTION_TYPES)
 """Index of "unsupported" in the question-type classifier: the question is of none of the 27 types."""
 NUM_QUESTION_TYPES = len(QUESTION_TYPES) + 1
 ASKED_AT_START = 2.0
 """Logit with which a question starts to ask about an entity: about all of them"""
+NAMED_AT_START = 4.0
+"""What is added to it when all of the question's attention is on that entity's name"""
 
 
 class AnswerHeads(nn.ModuleDict):
@@ -50,6 +53,7 @@ class GraphReader(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
         self.asked = nn.Linear(width, num_entities)
+        self.asked_by_name = nn.Parameter(torch.tensor(NAMED_AT_START))
         self.told = nn.Linear(len(CHEXPERT), width, bias=False)
         self.trust = nn.Parameter(torch.ones(len(CHEXPERT)))
         nn.init.constant_(self.asked.bias, ASKED_AT_START)
@@ -60,27 +64,29 @@ class GraphReader(nn.Module):
             for label in entity_classes(name) or ():
                 self.classes[number, label] = True
 
-    def forward(
-        self, state: Tensor, nodes: Tensor, graph: SceneGraph, image_of: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(Q, D) states, (Q, R, D) nodes, the (B, R, E) graph -> (Q, D) new states, logits to add by head name."""
+    def forward(self, fused: Fused, graph: SceneGraph, image_of: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Fused questions and the (B, R, E) graph -> (Q, D) new states, and (Q, classes) logits to add by head name."""
+        state, nodes = fused.state, fused.nodes
         # queries go through the key's matrix, which is cheaper than sending 26 nodes through it
         queries = self.key.weight.T @ torch.stack([self.point(state), self.gate(state)], dim=-1)
         point, gate = (nodes @ queries / nodes.shape[-1] ** 0.5).unbind(-1)
         held = (point.softmax(-1)[:, None] @ nodes).squeeze(1)
-        exists = graph.exists.index_select(0, image_of)[:, None]
-        evidence = self._evidence(state, gate, graph, image_of) * exists
+        asked = self.asked(state)
+        if fused.named is not None:
+            asked = asked + self.asked_by_name * fused.named
+        evidence = self._evidence(asked, gate, graph, image_of)
         state = state + self.value(held) + self.told(evidence)
         return state, {Head.REGION.value: point, Head.CATEGORY.value: evidence * self.trust}
 
-    def _evidence(self, state: Tensor, gate: Tensor, graph: SceneGraph, image_of: Tensor) -> Tensor:
-        """(Q, 14) log odds that an entity of the class is asked about and present in a node behind the gate."""
+    def _evidence(self, asked: Tensor, gate: Tensor, graph: SceneGraph, image_of: Tensor) -> Tensor:
+        """(Q, 14) log odds that an entity of the class is asked about and present in a node behind the gate; 0 without graph."""
         present = graph.entity_probs.float().index_select(0, image_of)
-        found = (gate.float().sigmoid()[..., None] * present).amax(1) * self.asked(state).float().sigmoid()
+        found = (gate.float().sigmoid()[..., None] * present).amax(1) * asked.float().sigmoid()
         probs = (found[..., None] * self.classes).amax(1)
         nothing = 1 - (probs * self.is_finding).amax(1)
         probs = torch.where(self.is_none, nothing[:, None], probs)
-        return probs.clamp(LEAST_ODDS, 1 - LEAST_ODDS).logit()
+        odds = probs.clamp(LEAST_ODDS, 1 - LEAST_ODDS).logit()
+        return odds * graph.exists.index_select(0, image_of)[:, None]
 
 
 def chexpert_head(width: int, hidden: int, dropout: float) -> nn.Module:

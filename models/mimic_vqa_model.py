@@ -126,11 +126,11 @@ class SSGVQA(nn.Module):
         """
         tokens = self.question_encoder(questions)
         mask = questions.attention_mask.bool()
-        state, nodes = self.fusion(features, graph, tokens, mask, question_of, image_of)
+        fused = self.fusion(features, graph, tokens, mask, question_of, image_of)
         question_type = self.question_type(tokens[:, 0])
-        if nodes is None:
-            return self.heads(state), question_type
-        state, evidence = self.reader(state, nodes, graph, image_of)
+        if self.reader is None:
+            return self.heads(fused.state), question_type
+        state, evidence = self.reader(fused, graph, image_of)
         logits = self.heads(state)
         for head, from_graph in evidence.items():
             logits[head] = logits[head] + from_graph

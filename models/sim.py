@@ -136,6 +136,18 @@ class FusionLayer(nn.Module):
         return self.block(x, mask, first_only=last)
 
 
+@dataclass
+class Fused:
+    """What a fusion makes of Q questions."""
+
+    state: Tensor
+    """(Q, D) the question after it has read image and graph"""
+    nodes: Tensor | None = None
+    """(Q, R, D) the graph's nodes, as the question sees them if the fusion is that fine"""
+    named: Tensor | None = None
+    """(Q, E) how much of its attention the question gives to each entity, 1 in all"""
+
+
 class SimFusion(nn.Module):
     """Scene-embedded Interaction Module: the graph is read in the light of the question, the question then reads both.
 
@@ -167,21 +179,24 @@ class SimFusion(nn.Module):
         mask: Tensor,
         question_of: Tensor,
         image_of: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """(U, T, D) tokens and (U, T) bool mask, (Q,) numbers of question and image -> (Q, D) and (Q, R, D) nodes."""
-        memory = self._run(self._node_memory, features, graph, tokens, mask, question_of, image_of)
+    ) -> Fused:
+        """(U, T, D) tokens and (U, T) bool mask, (Q,) numbers of question and image."""
+        entities, regions = self.grounding(self.nodes, tokens, mask)
+        grounding = self.grounding.of_nodes(entities, regions, graph, question_of, image_of)
+        memory = self._run(self._node_memory, features, graph, grounding, tokens, mask, question_of, image_of)
         image = self.image_norm(torch.cat([features.grid, features.global_token[:, None]], dim=1))
         groups = QuestionGroups.of(image_of, len(image))
         state = tokens.index_select(0, question_of)
         mask = mask.index_select(0, question_of)
         for number, layer in enumerate(self.layers, start=1):
             state = self._run(layer, state, mask, image, memory, groups, number == len(self.layers))
-        return self.norm(state[:, 0]), memory
+        return Fused(self.norm(state[:, 0]), memory, entities.mean(1).index_select(0, question_of))
 
     def _node_memory(
         self,
         features: ImageFeatures,
         graph: SceneGraph,
+        grounding: Tensor,
         tokens: Tensor,
         mask: Tensor,
         question_of: Tensor,
@@ -189,7 +204,6 @@ class SimFusion(nn.Module):
     ) -> Tensor:
         """(Q, R, D): [node 134 || RoI D] -> D, split so that only the node's update is computed for each question."""
         nodes = self.nodes(graph)
-        grounding = self.grounding(self.nodes, graph, tokens, mask, question_of, image_of)
         update = self.update(nodes, grounding, tokens, mask, question_of, image_of)
         of_image = self.node_in(nodes) + self.roi_in(roi_features(features.feature_map, graph.boxes))
         of_question = self.update.projected(update, self.node_in.weight)
@@ -229,7 +243,7 @@ class ConcatFusion(nn.Module):
         mask: Tensor,
         question_of: Tensor,
         image_of: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Fused:
         """As `SimFusion.forward`; the nodes are those of the image, whatever is asked."""
         of_image, real, nodes = self._image_part(features, graph)
         question = (tokens + self.kind.weight[3]).index_select(0, question_of)
@@ -241,7 +255,7 @@ class ConcatFusion(nn.Module):
                 state = checkpoint(layer, state, mask, last, use_reentrant=False)
             else:
                 state = layer(state, mask, last)
-        return self.norm(state[:, 0]), nodes.index_select(0, image_of)
+        return Fused(self.norm(state[:, 0]), nodes.index_select(0, image_of))
 
     def _image_part(self, features: ImageFeatures, graph: SceneGraph) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 1 + N + R, D) tokens, their (B, 1 + N + R) mask, (B, R, D) nodes; without a graph one token is all nodes."""
@@ -273,11 +287,11 @@ class GlobalFusion(nn.Module):
         mask: Tensor,
         question_of: Tensor,
         image_of: Tensor,
-    ) -> tuple[Tensor, None]:
+    ) -> Fused:
         """As `SimFusion.forward`; the graph is not read, there are no nodes."""
         question = tokens[:, 0].index_select(0, question_of)
         image = features.global_token.index_select(0, image_of)
-        return self.norm(self.mix(torch.cat([question, image], dim=-1))), None
+        return Fused(self.norm(self.mix(torch.cat([question, image], dim=-1))))
 
 
 def build_fusion(config: ModelConfig, num_entities: int, num_region_rows: int) -> nn.Module:
