@@ -26,6 +26,9 @@ GROUNDING_HEADS = 4
 SHARPNESS = 16.0
 """Start of the factor on the cosine of question and name: a shared word is worth some e^6, chance words e^2."""
 
+NAMED_AT_START = 4.0
+"""Start of what `Grounding.named` gives to an entity that has all of the question's attention"""
+
 
 class Grounding(nn.Module):
     """Which entities and regions a question names, and what a graph's nodes say about them."""
@@ -36,14 +39,15 @@ class Grounding(nn.Module):
         self.region_query = nn.Linear(width, GROUNDING_HEADS * nodes.region.embedding_dim)
         self.entity_sharpness = nn.Parameter(torch.full((GROUNDING_HEADS, 1), SHARPNESS))
         self.region_sharpness = nn.Parameter(torch.full((GROUNDING_HEADS, 1), SHARPNESS))
+        self.named_weight = nn.Parameter(torch.tensor(NAMED_AT_START))
         self.width = 3 * GROUNDING_HEADS
 
     def forward(self, nodes: NodeEmbedding, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(U, T, D) tokens with their (U, T) mask -> (U, K, E) and (U, K, R): each head's attention, 1 in all."""
         with torch.autocast(tokens.device.type, enabled=False):
             said = masked_mean(tokens.float(), mask)
-            entities = self._named(self.entity_query(said), nodes.entity.weight[RESERVED:], self.entity_sharpness)
-            regions = self._named(self.region_query(said), nodes.canonical, self.region_sharpness)
+            entities = self._attention(self.entity_query(said), nodes.entity.weight[RESERVED:], self.entity_sharpness)
+            regions = self._attention(self.region_query(said), nodes.canonical, self.region_sharpness)
             return F.pad(entities, (RESERVED, 0)), regions
 
     def of_nodes(
@@ -53,10 +57,14 @@ class Grounding(nn.Module):
         with torch.autocast(entities.device.type, enabled=False):
             probs = graph.entity_probs.float().index_select(0, image_of)
             found = probs @ entities.transpose(1, 2).index_select(0, question_of)
-            odds = found.clamp(LEAST_ODDS, 1 - LEAST_ODDS).logit() / -math.log(LEAST_ODDS)
+            odds = found.clamp(LEAST_ODDS, 1 - LEAST_ODDS).logit() / math.log(1 / LEAST_ODDS - 1)
             return torch.cat([found, odds, regions.transpose(1, 2).index_select(0, question_of)], dim=-1)
 
-    def _named(self, query: Tensor, names: Tensor, sharpness: Tensor) -> Tensor:
+    def named(self, entities: Tensor, question_of: Tensor) -> Tensor:
+        """(Q, E) how strongly a question asks about each entity because it names it."""
+        return self.named_weight * entities.mean(1).index_select(0, question_of)
+
+    def _attention(self, query: Tensor, names: Tensor, sharpness: Tensor) -> Tensor:
         """(U, K * d) queries and (N, d) names -> (U, K, N) how much of each head's attention every name gets."""
         query = F.normalize(query.unflatten(-1, (GROUNDING_HEADS, -1)), dim=-1)
         return (query @ F.normalize(names, dim=-1).T * sharpness).softmax(-1)

@@ -17,8 +17,6 @@ UNSUPPORTED = len(QUESTION_TYPES)
 NUM_QUESTION_TYPES = len(QUESTION_TYPES) + 1
 ASKED_AT_START = 2.0
 """Logit with which a question starts to ask about an entity: about all of them"""
-NAMED_AT_START = 4.0
-"""What is added to it when all of the question's attention is on that entity's name"""
 
 
 class AnswerHeads(nn.ModuleDict):
@@ -53,7 +51,6 @@ class GraphReader(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
         self.asked = nn.Linear(width, num_entities)
-        self.asked_by_name = nn.Parameter(torch.tensor(NAMED_AT_START))
         self.told = nn.Linear(len(CHEXPERT), width, bias=False)
         self.trust = nn.Parameter(torch.ones(len(CHEXPERT)))
         nn.init.constant_(self.asked.bias, ASKED_AT_START)
@@ -73,7 +70,7 @@ class GraphReader(nn.Module):
         held = (point.softmax(-1)[:, None] @ nodes).squeeze(1)
         asked = self.asked(state)
         if fused.named is not None:
-            asked = asked + self.asked_by_name * fused.named
+            asked = asked + fused.named
         evidence = self._evidence(asked, gate, graph, image_of)
         state = state + self.value(held) + self.told(evidence)
         return state, {Head.REGION.value: point, Head.CATEGORY.value: evidence * self.trust}

@@ -145,7 +145,7 @@ class Fused:
     nodes: Tensor | None = None
     """(Q, R, D) the graph's nodes, as the question sees them if the fusion is that fine"""
     named: Tensor | None = None
-    """(Q, E) how much of its attention the question gives to each entity, 1 in all"""
+    """(Q, E) how strongly the question asks about each entity because it names it; added to a logit"""
 
 
 class SimFusion(nn.Module):
@@ -190,7 +190,7 @@ class SimFusion(nn.Module):
         mask = mask.index_select(0, question_of)
         for number, layer in enumerate(self.layers, start=1):
             state = self._run(layer, state, mask, image, memory, groups, number == len(self.layers))
-        return Fused(self.norm(state[:, 0]), memory, entities.mean(1).index_select(0, question_of))
+        return Fused(self.norm(state[:, 0]), memory, self.grounding.named(entities, question_of))
 
     def _node_memory(
         self,

@@ -444,7 +444,7 @@ def test_a_few_steps_fit_a_few_answers(tokenizer):
     answers = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, 1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(40):
+    for _ in range(60):
         out = model(images(), tokens(tokenizer), QUESTION_OF, IMAGE_OF)
         loss = nn.functional.cross_entropy(out.logits["binary"], answers)
         optimizer.zero_grad()

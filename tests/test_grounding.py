@@ -1,0 +1,142 @@
+"""Questions find entities and regions by name, and answers are read from the graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.batch import SceneGraph
+from data.label_space import CHEXPERT, NO_FINDING, REGIONS, SUPPORT_DEVICES
+from data.vocabulary import RESERVED, Vocabulary
+from models.encoders import build_tokenizer
+from models.heads import GraphReader
+from models.mimic_vqa_model import SSGVQA
+from models.sim import Fused
+from tests.test_models import SIZE, model_config, tokens
+
+ENTITIES = (
+    "pleural effusion",
+    "pleural thickening",
+    "nodule",
+    "pulmonary edema",
+    "rib fracture",
+    "pacemaker",
+    "scoliosis",
+)
+QUESTIONS = [f"Is there {name} in the {region}?" for name in ENTITIES for region in ("left lung", "heart", "spine")]
+OPEN, SHUT = 20.0, -20.0
+
+
+@pytest.fixture(scope="module")
+def model() -> SSGVQA:
+    """As training starts: random weights, only the names are in place."""
+    torch.manual_seed(3)
+    # the small encoder of the other tests has too few numbers for so many words
+    wide = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    config = model_config(hidden_dim=96, text_kwargs=wide)
+    return SSGVQA.build(config, Vocabulary(ENTITIES, ("lungs",)), build_tokenizer(config, QUESTIONS), SIZE).eval()
+
+
+def attention(model: SSGVQA, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(U, E) and (U, R), mean over heads."""
+    questions = tokens(build_tokenizer(model.config, QUESTIONS), texts)
+    states = model.question_encoder(questions)
+    fusion = model.fusion
+    with torch.inference_mode():
+        entities, regions = fusion.grounding(fusion.nodes, states, questions.attention_mask.bool())
+    return entities.mean(1), regions.mean(1)
+
+
+def test_questions_find_the_entity_and_the_region_they_name_before_any_training(model):
+    entities, regions = attention(model, QUESTIONS)
+    torch.testing.assert_close(entities.sum(1), torch.ones(len(QUESTIONS)))
+    assert entities[:, :RESERVED].abs().max() == 0
+    named = torch.arange(len(ENTITIES)).repeat_interleave(3) + RESERVED
+    assert (entities.argmax(1) == named).float().mean() > 0.9
+    places = torch.tensor([REGIONS.index(r) for r in ("left lung", "heart", "spine")]).repeat(len(ENTITIES))
+    assert (regions.argmax(1) == places).float().mean() > 0.7
+
+
+def test_what_a_question_names_is_looked_up_in_every_node_of_its_image(model):
+    grounding, nodes = model.fusion.grounding, 26
+    entities = torch.zeros(2, 4, len(ENTITIES) + RESERVED)
+    entities[0, :, 2], entities[1, :, 3] = 1, 1  # question 0 names the first entity, question 1 the second
+    regions = torch.zeros(2, 4, nodes)
+    regions[0, :, 5] = 1
+    probs = torch.zeros(2, nodes, len(ENTITIES) + RESERVED)
+    probs[0, 7, 2], probs[1, 9, 3] = 0.8, 1.0
+    graph = SceneGraph(torch.zeros(2, nodes, 4), probs, torch.ones(2, dtype=torch.bool))
+    said = grounding.of_nodes(entities, regions, graph, torch.tensor([0, 1, 0]), torch.tensor([0, 1, 1]))
+    found, odds, place = said.split(4, dim=-1)
+    expected = torch.zeros(3, nodes)
+    expected[0, 7], expected[1, 9] = 0.8, 1.0
+    torch.testing.assert_close(found, expected[..., None].expand(-1, -1, 4))
+    assert odds[1, 9, 0] == pytest.approx(1) and odds[2, 0, 0] == pytest.approx(-1)
+    assert place[0, 5].eq(1).all() and place[1].eq(0).all()
+
+
+def reader_for(gate: float, asked: dict[str, float]) -> GraphReader:
+    """A reader whose gate and entities do not depend on the question."""
+    torch.manual_seed(0)
+    reader = GraphReader(8, len(ENTITIES) + RESERVED)
+    reader.name_classes(Vocabulary(ENTITIES, ()))
+    with torch.no_grad():
+        for parameter in (reader.gate.weight, reader.asked.weight, reader.gate.bias, reader.key.weight):
+            parameter.zero_()
+        reader.asked.bias.fill_(SHUT)
+        for name, logit in asked.items():
+            reader.asked.bias[RESERVED + ENTITIES.index(name)] = logit
+        reader.key.weight[0, 0], reader.gate.bias[0] = 1.0, gate * 8**0.5
+    return reader
+
+
+def evidence(reader: GraphReader, present: dict[str, float], exists: bool = True) -> torch.Tensor:
+    """(14,) probabilities that reach the category head for one question about one image."""
+    probs = torch.zeros(1, 26, len(ENTITIES) + RESERVED)
+    for region, (name, p) in enumerate(present.items()):
+        probs[0, region, RESERVED + ENTITIES.index(name)] = p
+    graph = SceneGraph(torch.zeros(1, 26, 4), probs, torch.tensor([exists]))
+    fused = Fused(torch.zeros(1, 8), torch.ones(1, 26, 8))
+    return reader(fused, graph, torch.tensor([0]))[1]["category"][0].sigmoid()
+
+
+ALL = dict.fromkeys(ENTITIES, OPEN)
+
+
+def test_classes_of_what_is_found_by_hand():
+    found = evidence(reader_for(OPEN, ALL), {"pleural effusion": 0.9, "nodule": 0.3, "pulmonary edema": 0.6})
+    expected = {"Pleural Effusion": 0.9, "Lung Lesion": 0.3, "Edema": 0.6, "No Finding": 0.1}
+    for number, label in enumerate(CHEXPERT):
+        assert found[number].item() == pytest.approx(expected.get(label, 0.01), abs=1e-4), label
+
+
+def test_only_what_is_asked_about_counts():
+    found = evidence(reader_for(OPEN, {"nodule": OPEN}), {"pleural effusion": 0.9, "nodule": 0.3})
+    assert found[CHEXPERT.index("Pleural Effusion")].item() == pytest.approx(0.01, abs=1e-4)
+    assert found[NO_FINDING].item() == pytest.approx(0.7, abs=1e-4)
+
+
+def test_a_device_is_no_finding_and_a_shut_gate_shows_nothing():
+    found = evidence(reader_for(OPEN, ALL), {"pacemaker": 0.9})
+    assert found[SUPPORT_DEVICES].item() == pytest.approx(0.9, abs=1e-4)
+    assert found[NO_FINDING].item() == pytest.approx(0.99, abs=1e-4)
+    found = evidence(reader_for(SHUT, ALL), {"pacemaker": 0.9, "nodule": 1.0})
+    assert found[SUPPORT_DEVICES].item() == pytest.approx(0.01, abs=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.sampled_from(ENTITIES), st.floats(0, 1)))
+def test_without_a_graph_there_is_no_evidence(present):
+    found = evidence(reader_for(OPEN, ALL), present, exists=False)
+    assert found.eq(0.5).all()
+
+
+def test_the_class_table_is_the_one_of_the_targets_and_is_saved(model, tmp_path):
+    table = model.reader.classes
+    assert table[RESERVED + ENTITIES.index("pleural effusion")].nonzero().flatten().tolist() == [
+        CHEXPERT.index("Pleural Effusion")
+    ]
+    assert not table[:RESERVED].any() and not table[RESERVED + ENTITIES.index("scoliosis")].any()
+    assert torch.equal(model.state_dict()["reader.classes"], table)
