@@ -1,8 +1,8 @@
 """What a question names: its words matched with the names of the graph's entities and regions.
 
 A question mostly says what it is about ("Is there *pleural effusion* in the *left lung*?"), and the graph's nodes are
-about entities and regions with names of their own. Both names go through the question encoder, so that from the first
-step on a question finds its entity in every node, and an entity that training rarely asks about is found by its words.
+about entities and regions with names of their own. These names go through the question encoder too, so that from the
+first step on a question leans towards what it names, and an entity that training rarely asks about is found by its words.
 
 Letters in shapes: B images, Q questions, U distinct questions, T tokens, R = 26 nodes, E entities, K heads, D width.
 """
@@ -24,7 +24,7 @@ from models.scene_graph import NodeEmbedding
 
 GROUNDING_HEADS = 4
 SHARPNESS = 16.0
-"""Start of the factor on the cosine of question and name: a shared word is worth some e^6, chance words e^2."""
+"""Start of the factor on the cosine of a question's token and a name: a shared word is worth some e^8, chance words e^2."""
 
 NAMED_AT_START = 4.0
 """Start of what `Grounding.named` gives to an entity that has all of the question's attention"""
@@ -45,9 +45,10 @@ class Grounding(nn.Module):
     def forward(self, nodes: NodeEmbedding, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(U, T, D) tokens with their (U, T) mask -> (U, K, E) and (U, K, R): each head's attention, 1 in all."""
         with torch.autocast(tokens.device.type, enabled=False):
-            said = masked_mean(tokens.float(), mask)
-            entities = self._attention(self.entity_query(said), nodes.entity.weight[RESERVED:], self.entity_sharpness)
-            regions = self._attention(self.region_query(said), nodes.canonical, self.region_sharpness)
+            tokens = tokens.float()
+            names = nodes.entity.weight[RESERVED:]
+            entities = self._attention(self.entity_query(tokens), mask, names, self.entity_sharpness)
+            regions = self._attention(self.region_query(tokens), mask, nodes.canonical, self.region_sharpness)
             return F.pad(entities, (RESERVED, 0)), regions
 
     def of_nodes(
@@ -64,10 +65,11 @@ class Grounding(nn.Module):
         """(Q, E) how strongly a question asks about each entity because it names it."""
         return self.named_weight * entities.mean(1).index_select(0, question_of)
 
-    def _attention(self, query: Tensor, names: Tensor, sharpness: Tensor) -> Tensor:
-        """(U, K * d) queries and (N, d) names -> (U, K, N) how much of each head's attention every name gets."""
+    def _attention(self, query: Tensor, mask: Tensor, names: Tensor, sharpness: Tensor) -> Tensor:
+        """(U, T, K * d) token queries and (N, d) names -> (U, K, N): each name has the sum of its exp(similarities)."""
         query = F.normalize(query.unflatten(-1, (GROUNDING_HEADS, -1)), dim=-1)
-        return (query @ F.normalize(names, dim=-1).T * sharpness).softmax(-1)
+        alike = query @ F.normalize(names, dim=-1).T * sharpness
+        return alike.masked_fill(~mask[..., None, None], -torch.inf).logsumexp(1).softmax(-1)
 
     @torch.no_grad()
     def start_from_names(self, nodes: NodeEmbedding, question_encoder: nn.Module, tokenizer, vocabulary: Vocabulary):
