@@ -95,6 +95,9 @@ class DataConfig:
     """Most questions of the training split, for trials; 0: all."""
     max_bad_fraction: float = 0.01
     """Largest share of studies or images that may be unreadable or missing before the run stops."""
+    on_bad_sample: str = "quarantine"
+    """A study or image that cannot be read: `quarantine` (named in `problems.jsonl`, left out, at most
+    `max_bad_fraction` of them) or `error` (the first one stops the build)."""
     num_workers: int = 0
     """Loader processes; set by the hardware advice unless written."""
     prefetch_factor: int = 2

@@ -19,6 +19,7 @@ CHOICES: dict[str, tuple] = {
     "data.quality_grade": ("A++", "A+", "A", "B", "C", "D", "all"),
     "data.view_filter": ("frontal_only", "lateral_only", "all"),
     "data.draw": ("epoch", "balanced"),
+    "data.on_bad_sample": ("quarantine", "error"),
     "training.precision": ("auto", "bf16", "fp16", "fp32"),
     "training.chexpert_uncertain": ("ignore", "zeros", "ones", "soft"),
     "training.chexpert_blank": ("ignore", "zeros"),
