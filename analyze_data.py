@@ -38,7 +38,7 @@ def analyse(args: argparse.Namespace, config) -> int:
     from data.index import ensure_index
     from data.release import check, open_release
     from data.summary import obstacles, report_lines, summarise
-    from utils.utils import setup_logging, write_json
+    from utils.utils import setup_logging, write_json, writing_to
 
     setup_logging()
     release = open_release(config.data.mimic_cxr_path, config.data.mimic_qa_path)
@@ -62,7 +62,8 @@ def analyse(args: argparse.Namespace, config) -> int:
         "warnings": warnings,
     }
     path = Path(args.output_dir) / "analysis_report.json"
-    write_json(path, report)
+    with writing_to(path.parent, "free space, or name another folder with --output_dir"):
+        write_json(path, report)
     print(f"report: {path}")
     print("ready: training can start" if not reasons else f"not ready: {len(reasons)} thing(s) to mend, see above")
     return 0 if not reasons else 1

@@ -29,7 +29,7 @@ from training.markdown import render_markdown
 from training.predictions import question_fates, write_predictions
 from training.report import build_report
 from utils.errors import CheckpointError, DataError
-from utils.utils import get_logger, write_atomic, write_json
+from utils.utils import get_logger, write_atomic, write_json, writing_to
 
 LEDGER = "test_ledger.jsonl"
 PLACES = (
@@ -140,17 +140,13 @@ def _dataset(index: Index, split: str, config: Config, tokenizer) -> VQADataset:
 
 
 def _write(folder: Path, report: dict, evaluation: Evaluation) -> Path:
-    try:
+    with writing_to(folder, "free space, or name another folder with --output_dir"):
         folder.mkdir(parents=True, exist_ok=True)
         write_predictions(
             folder / "predictions.parquet", evaluation.questions, evaluation.answers["model"], evaluation.graph
         )
         write_atomic(folder / "report.md", render_markdown(report))
         write_json(folder / "report.json", report)  # last: where it is, the other two are
-    except OSError as error:
-        raise DataError(
-            f"cannot write to {folder} ({error.strerror or error}); name another folder with --output_dir"
-        ) from error
     return folder / "report.json"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -14,9 +15,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from utils.errors import DataError
+
 LOGGER_ROOT = "ssgvqa"
 TEMPORARY = ".tmp-"
 REPLACED = ".old-"
+
+WRITE_REFUSALS = {
+    getattr(errno, name, 0)
+    for name in """
+        ENOSPC EDQUOT EFBIG EROFS EACCES EPERM EIO ESTALE ENOTDIR EISDIR EEXIST ENOTEMPTY ENAMETOOLONG ELOOP
+    """.split()
+}
+"""What a full, read-only, protected or failing disk, or a name that cannot be used, answers to a write"""
 
 
 def seed_everything(seed: int) -> None:
@@ -70,6 +81,21 @@ def format_duration(seconds: float) -> str:
 
 
 # Files
+
+
+@contextmanager
+def writing_to(place: str | Path, advice: str) -> Iterator[None]:
+    """Around everything that writes to `place`: a write that the system refuses becomes one line with the `advice`.
+
+    Raises:
+        DataError: for an OSError of `WRITE_REFUSALS`; other errors pass as they are.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in WRITE_REFUSALS:
+            raise
+        raise DataError(f"cannot write to {place} ({os.strerror(error.errno)}); {advice}") from error
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:

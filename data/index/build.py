@@ -22,7 +22,7 @@ from data.label_space import CHEXPERT
 from data.release import Release, open_release, wanted_views
 from data.vocabulary import Vocabulary
 from utils.errors import DataError
-from utils.utils import atomic_directory, get_logger, write_json
+from utils.utils import atomic_directory, get_logger, write_json, writing_to
 
 STUDIES_PER_PART = 100
 FEW = 2
@@ -42,7 +42,7 @@ def ensure_index(config: Config, workers: int | None = None) -> Index:
     release = open_release(config.data.mimic_cxr_path, config.data.mimic_qa_path)
     identity = index_identity(release, config.data)
     path = index_path(config.data, identity)
-    if not (path / META).exists():
+    if not os.path.exists(path / META):  # unlike pathlib's, no error where a folder must not be looked into
         return build_index(release, config.data, path, workers)
     index = open_index(path)
     if index.fingerprint != identity["fingerprint"]:
@@ -80,22 +80,30 @@ def build_index(release: Release, data: DataConfig, path: Path, workers: int | N
     Raises:
         DataError: more than `data.max_bad_fraction` of the images or studies cannot be used.
     """
-    identity = index_identity(release, data)
     jobs = plan_studies(release, data.view_filter)
     if not jobs:
         raise DataError(f"no study with questions found in {data.mimic_qa_path}")
+    advice = "free space (finished parts are kept), or name another folder with --set data.index_dir=..."
+    with writing_to(path, advice):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise DataError(f"{path} exists and is no index; name another folder with --set data.index_dir=...")
+        _build(release, data, jobs, path, workers or os.cpu_count() or 1)
+    return open_index(path)
+
+
+def _build(release: Release, data: DataConfig, jobs: list[StudyJob], path: Path, workers: int) -> None:
+    identity = index_identity(release, data)
     parts = [jobs[i : i + STUDIES_PER_PART] for i in range(0, len(jobs), STUDIES_PER_PART)]
     work = path.with_name(path.name + ".partial")
     _open_work_folder(work, identity)
     log.info("building the index of %s studies in %s", f"{len(jobs):,}", path)
     vocabulary = Vocabulary(tuple(release.entities), tuple(release.region_names))
-    _build_parts(release, parts, vocabulary, int(identity["image_store_size"]), work, workers or os.cpu_count() or 1)
+    _build_parts(release, parts, vocabulary, int(identity["image_store_size"]), work, workers)
     folders = [work / f"part-{i:06d}" for i in range(len(parts))]
     problems = _check_problems(folders, jobs, data.max_bad_fraction, work)
     with atomic_directory(path) as folder:
         _assemble(folders, folder, identity, release, vocabulary, problems)
     shutil.rmtree(work)
-    return open_index(path)
 
 
 def plan_studies(release: Release, view_filter: str) -> list[StudyJob]:
@@ -130,12 +138,7 @@ def _open_work_folder(work: Path, identity: dict) -> None:
         return
     if work.exists():
         shutil.rmtree(work)
-    try:
-        work.mkdir(parents=True)
-    except OSError as error:
-        raise DataError(
-            f"cannot write the index to {work.parent} ({error.strerror}); name a folder with data.index_dir"
-        ) from error
+    work.mkdir(parents=True)
     write_json(plan, identity)
 
 

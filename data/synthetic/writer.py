@@ -11,6 +11,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from data.synthetic.cases import Study
 from data.synthetic.questions import Planned
 from data.synthetic.vocabulary import dataset_info
 from utils.errors import DataError
-from utils.utils import atomic_directory
+from utils.utils import atomic_directory, writing_to
 
 CXR_FOLDER, QA_FOLDER = "mimic-cxr-jpg", "mimic-ext-cxr-qba"
 
@@ -62,19 +63,24 @@ def write_release(
         workers: processes; the number of cores when None.
         progress: show a bar on stderr.
     Raises:
-        DataError: there is something in `directory`, or fewer than one study is asked for.
+        DataError: there is something in `directory`, it cannot be written, or fewer than one study is asked for.
     """
     target = Path(directory)
     if studies < 1 or seed < 0:
         raise DataError(f"cannot write {studies} studies with seed {seed}: give at least 1 study and a seed from 0 up")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DataError(f"{target} exists and is not empty: choose another folder, or remove it first")
+    with writing_to(target, "free space, or choose another folder with --synthetic"):
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise DataError(f"{target} exists and is not empty: choose another folder, or remove it first")
+        _write(target, studies, seed, zipped, workers or os.cpu_count() or 1, progress)
+
+
+def _write(target: Path, studies: int, seed: int, zipped: bool, workers: int, progress: bool) -> None:
     made = cases.make_studies(studies, seed)
     planned = questions.plan_questions(made, seed)
     order = sorted(range(studies), key=lambda i: (made[i].subject_id, made[i].study_id))
     jobs = [(made[i], planned[i]) for i in order]
     with atomic_directory(target) as folder:
-        written = _write_studies(folder, jobs, seed, zipped, workers or os.cpu_count() or 1, progress)
+        written = _write_studies(folder, jobs, seed, zipped, workers, progress)
         _write_cxr(folder / CXR_FOLDER, written, seed)
         _write_qa(folder / QA_FOLDER, written)
         (folder / "README.md").write_text(texts.root_readme(studies, seed), encoding="utf-8")
@@ -89,12 +95,13 @@ def _write_studies(
     stores = {name: _Store(folder / QA_FOLDER, name, zipped) for name in ("qa", "scene_data")}
     results = []
     try:
-        done = _run(partial(_make, folder=folder / CXR_FOLDER, seed=seed), jobs, workers)
-        for written in tqdm(done, total=len(jobs), desc="studies", disable=None if progress else True):
-            for path, content in written.members.items():
-                stores[path.split("/", 1)[0]].add(path, content)
-            written.members.clear()
-            results.append(written)
+        # closed at once after an error: no worker may write into a folder that is being removed
+        with closing(_run(partial(_make, folder=folder / CXR_FOLDER, seed=seed), jobs, workers)) as done:
+            for written in tqdm(done, total=len(jobs), desc="studies", disable=None if progress else True):
+                for path, content in written.members.items():
+                    stores[path.split("/", 1)[0]].add(path, content)
+                written.members.clear()
+                results.append(written)
     finally:
         for store in stores.values():
             store.close()
