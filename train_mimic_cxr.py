@@ -40,49 +40,67 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "an unused folder; PATH: this checkpoint (default: never)",
     )
     parser.add_argument(
+        "--no_auto", action="store_true", help="no hardware advice: settings as the configuration has them"
+    )
+    parser.add_argument(
         "--dry_run", action="store_true", help="build everything, print the plan, stop; writes no output_dir"
     )
     add_common_arguments(parser)
     return parser.parse_args(argv)
 
 
-def settings(args: argparse.Namespace):
-    """The configuration with the advice for this machine merged in."""
+def settings(args: argparse.Namespace, world_size: int = 1):
+    """The configuration, with the advice for so many devices like this process's merged in."""
     from dataclasses import replace
 
     from configs.mimic_cxr_config import config_from_args
     from utils import hardware_utils
 
     asked = config_from_args(args, FLAGS)
+    if args.no_auto:
+        return asked
     hardware = hardware_utils.detect()
-    one = replace(hardware, gpus=hardware.gpus[:1])  # this process drives one device
+    reference = asked.config.training.reference_batch_size
+    if hardware.gpus:
+        hardware = replace(hardware, gpus=hardware.gpus[:1] * world_size)
+    else:  # several processes on a CPU share the global batch too
+        reference = max(1, reference // world_size)
     batch = "training.batch_size_per_gpu"
     given = asked.config.training.batch_size_per_gpu if asked.origin[batch] != "default" else None
-    advice = hardware_utils.recommend(one, asked.config.training.reference_batch_size, given)
+    advice = hardware_utils.recommend(hardware, reference, given)
     return config_from_args(args, FLAGS, hardware_utils.settings(advice))
 
 
 def main(argv: list[str]) -> int:
     args = parse(argv)
     from configs.mimic_cxr_config import format_config
+    from utils.interruption import interruption
+    from utils.launch_environment import placement
 
-    loaded = settings(args)
+    place = placement()
+    loaded = settings(args, place.world_size)
     if args.print_config:
         print(format_config(loaded))
         return 0
+    interruption.install()
+    from training.processes import join
     from training.run import check_output, plan, prepare, train, try_forward
     from utils.utils import setup_logging
 
-    setup_logging()
-    check_output(loaded.config.training.output_dir, args.resume)
-    job = prepare(loaded.config)
-    print("\n".join(plan(job)), flush=True)
+    setup_logging(rank=place.rank)
+    processes = join(place)
+    processes.main_first("the output folder", lambda: check_output(loaded.config.training.output_dir, args.resume))
+    job = prepare(loaded.config, processes)
+    if processes.is_main:
+        print("\n".join(plan(job)), flush=True)
     try_forward(job)
     if args.dry_run:
-        print("dry run: everything fits together; nothing was trained")
+        if processes.is_main:
+            print("dry run: everything fits together; nothing was trained")
         return 0
     best = train(job, args.resume)
-    print(f"best model: {best}")
+    if best:
+        print(f"best model: {best}")
     return 0
 
 

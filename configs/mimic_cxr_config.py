@@ -170,6 +170,11 @@ class TrainingConfig:
     """What an empty label means: ignore or zeros. `No Finding` is only ever 1 or empty: there empty is always 0."""
     max_skipped_steps: int = 10
     """Non-finite steps in a row before the run stops."""
+    max_skipped_fraction: float = 0.01
+    """Largest share of the run's steps that may be non-finite; `max_skipped_steps` are allowed in any case."""
+    hang_timeout: float = 120.0
+    """Seconds without progress after which a process writes its stacks to events.log and ends; five times as long for
+    start and saving; 0: never."""
 
 
 @dataclass

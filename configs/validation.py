@@ -52,6 +52,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "training.graph_oracle_fraction": (0, 1),
     "training.unstated_weight": (0, 1),
     "training.default_weight": (0, 1),
+    "training.max_skipped_fraction": (0, 1),
     "evaluation.confidence": (0.5, 0.9999),
 }
 """Smallest and largest value, both allowed."""
@@ -64,7 +65,7 @@ POSITIVE = """
 """.split()
 
 NOT_NEGATIVE = """
-    data.max_samples data.num_workers training.max_steps training.weight_decay training.seed
+    data.max_samples data.num_workers training.hang_timeout training.max_steps training.weight_decay training.seed
     training.max_eval_questions training.early_stopping_patience training.vqa_loss_weight
     training.chexpert_loss_weight training.binary_head_weight training.category_head_weight
     training.region_head_weight training.severity_head_weight training.question_type_loss_weight

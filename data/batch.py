@@ -120,6 +120,10 @@ class Batch(TensorGroup):
     chexpert: Tensor
     """(B, 14) float: 1 present, 0 absent, -1 uncertain, nan not mentioned"""
     ids: Ids
+    graph_draw: Tensor | None = None
+    """(B,) float in [0, 1), a function of (seed, epoch, visit): decides the graph dropout of an image in training"""
+    padding: bool = False
+    """True: other processes have one batch more in this step. Goes through the model like any other and counts nothing"""
 
     def head_mask(self, index: int) -> Tensor:
         """(Q,) bool: questions of the head with this index."""

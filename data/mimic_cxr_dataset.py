@@ -1,17 +1,15 @@
 """From index rows to batches: one item is one visit of an image with at most M of its questions.
 
 An epoch is every question of the split once. Its order is a pure function of (seed, epoch), the augmentation of a visit of
-(seed, epoch, visit): nothing depends on the number of loader processes or on where a run was cut.
+(seed, epoch, visit): nothing depends on the number of processes or on where a run was cut. `data.loader` hands out the batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from configs.mimic_cxr_config import DataConfig, TrainingConfig
 from data.batch import Batch, Ids, SceneGraphTargets, Targets, TokenBatch
@@ -64,7 +62,7 @@ class TokenTable:
         return TokenBatch(ids, torch.from_numpy(mask.astype(np.int64))), inverse.reshape(-1)
 
 
-class VQADataset(Dataset):
+class VQADataset:
     """Questions of one split that pass the filters, grouped by study.
 
     Args:
@@ -161,16 +159,12 @@ class VQADataset(Dataset):
     def num_visits(self) -> int:
         return int(np.ceil(self.count / self.questions_per_image).sum())
 
-    def num_batches(self, batch_size: int) -> int:
-        """Batches of `batch_size` image visits in an epoch; the last may be smaller."""
-        return -(-self.num_visits() // batch_size)
-
     def batch(self, visits: Visits, which: np.ndarray, epoch: int) -> Batch:
         """Collate the visits numbered `which` of an epoch."""
         members = [visits.members[visits.start[i] : visits.start[i] + visits.count[i]] for i in which]
         image_of = np.repeat(np.arange(len(which)), [len(m) for m in members])
         rows = self.rows[np.concatenate(members)]
-        image_rows, frames, pixels = self._render(visits.study[which], which, epoch)
+        image_rows, frames, pixels, draws = self._render(visits.study[which], which, epoch)
         tokens, question_of = self.token_table.encode(self.index.questions["text"][rows])
         heads = self.index.questions["head"][rows].astype(np.int64)
         return Batch(
@@ -184,14 +178,16 @@ class VQADataset(Dataset):
             graph=graph_targets(self.index, image_rows, frames, self.weights),
             chexpert=torch.from_numpy(self.index.studies["chexpert"][visits.study[which]].astype(np.float32)),
             ids=Ids(torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(image_rows.astype(np.int64))),
+            graph_draw=torch.from_numpy(draws) if self.train else None,
         )
 
     def _render(self, studies: np.ndarray, which: np.ndarray, epoch: int):
-        """Image rows (B,), their frames and letter-boxed pixels (B, S, S) uint8 of some visits."""
+        """Image rows (B,), their frames, letter-boxed pixels (B, S, S) uint8 and graph draws (B,) of some visits."""
         first, count = self.index.studies["image_start"][studies], self.index.studies["image_count"][studies]
         size, data = self.data.image_size, self.data
         rows, frames = first.astype(np.int64), []
         pixels = np.empty((len(studies), size, size), dtype=np.uint8)
+        draws = np.zeros(len(studies), dtype=np.float32)
         for i, visit in enumerate(which):
             augmentation = None
             if self.train:
@@ -201,6 +197,7 @@ class VQADataset(Dataset):
                     augmentation = Augmentation.draw(
                         rng, data.rotate_degrees, data.scale_fraction, data.shift_fraction, data.intensity_fraction
                     )
+                draws[i] = rng.random()
             stored = self.index.pixels[rows[i]]
             width, height = (self.index.images[k][rows[i]] for k in ("width", "height"))
             frame = Frame.letterbox(int(width), int(height), augmentation)
@@ -208,7 +205,7 @@ class VQADataset(Dataset):
             if augmentation is not None:
                 pixels[i] = adjust_intensity(pixels[i], augmentation)
             frames.append(frame)
-        return rows, frames, pixels
+        return rows, frames, pixels, draws
 
     def mean_image(self, most: int = 2000) -> torch.Tensor:
         """Mean of the split's canonical images, letter-boxed: (S, S) uint8. Of more than `most`, evenly spaced ones are used."""
@@ -342,38 +339,3 @@ def _apply_findings(findings: dict, present: np.ndarray, weight: np.ndarray, wei
 
 def _split_size(index: Index, split: str) -> int:
     return index.counts(split).get("target", 0)
-
-
-class _Batches(Dataset):
-    """The batches of one epoch, for a loader that asks for them by number."""
-
-    def __init__(self, dataset: VQADataset, batch_size: int, epoch: int, start: int):
-        self.dataset, self.batch_size, self.epoch, self.start = dataset, batch_size, epoch, start
-        self.visits = dataset.visits(epoch)
-
-    def __len__(self) -> int:
-        return -(-len(self.visits.study) // self.batch_size) - self.start
-
-    def __getitem__(self, number: int) -> Batch:
-        first = (self.start + number) * self.batch_size
-        which = np.arange(first, min(first + self.batch_size, len(self.visits.study)))
-        if not len(which):
-            raise IndexError(number)
-        return self.dataset.batch(self.visits, which, self.epoch)
-
-
-def make_loader(
-    dataset: VQADataset, batch_size: int, *, epoch: int = 0, start: int = 0, num_workers: int = 0
-) -> Iterator[Batch]:
-    """Batches of an epoch from batch number `start` on; the same ones for any number of loader processes."""
-    return iter(
-        DataLoader(
-            _Batches(dataset, batch_size, epoch, start),
-            batch_size=None,
-            num_workers=num_workers,
-            prefetch_factor=dataset.data.prefetch_factor if num_workers else None,
-            pin_memory=torch.cuda.is_available(),
-            # its own generator: the global random state stays untouched
-            generator=torch.Generator().manual_seed(dataset.seed),
-        )
-    )

@@ -171,8 +171,12 @@ class SSGVQA(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         config: Config,
         extra_files: dict[str, object] | None = None,
+        weights: dict[str, Tensor] | None = None,
     ) -> None:
-        """Write a model folder, complete or not at all. `extra_files`: name -> text, bytes or something for JSON."""
+        """Write a model folder, complete or not at all. `extra_files`: name -> text, bytes or something for JSON.
+
+        `weights`: a copy that `model_folder.copy_weights` made earlier, instead of those of now.
+        """
         if self.vocabulary is None:
             raise ValueError("this model was not made by build() or from_pretrained(): it has no vocabulary to save")
         description = {
@@ -180,7 +184,7 @@ class SSGVQA(nn.Module):
             "text_config.json": self.question_encoder.model.config.to_dict(),
             "visual_config.json": self.image_encoder.spec.as_json(),
         }
-        model_folder.write(folder, self, tokenizer, config, description, extra_files or {})
+        model_folder.write(folder, self, tokenizer, config, description, extra_files or {}, weights)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> tuple[SSGVQA, PreTrainedTokenizerBase, Config, Vocabulary]:

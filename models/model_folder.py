@@ -36,13 +36,14 @@ def write(
     config: Config,
     description: dict[str, object],
     extra_files: dict[str, object],
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a model folder beside `folder` and rename it; an old one is replaced as a whole.
 
-    `description` and `extra_files`: name -> text, bytes or something for JSON. CheckpointError when the disk refuses.
+    `description` and `extra_files`: name -> text, bytes or something for JSON. `weights`: the model's as they were when
+    `copy_weights` took them; those of now when None. CheckpointError when the disk refuses.
     """
-    # copies: safetensors refuses tensors that share memory or are stored channels-last
-    weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    weights = copy_weights(model) if weights is None else weights
     try:
         with atomic_directory(folder) as target:
             save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
@@ -55,6 +56,11 @@ def write(
                     write_json(target / name, content)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: the model folder cannot be written ({error})") from error
+
+
+def copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    """All weights in main memory, each with its own: safetensors refuses shared memory and channels-last storage."""
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
 
 
 @dataclass

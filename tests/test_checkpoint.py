@@ -15,6 +15,7 @@ from tests.tiny_training import make_config, make_index, make_trainer, weights_o
 from training import checkpoint
 from training.run import check_output
 from utils.errors import CheckpointError
+from utils.interruption import Interrupted, interruption
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +61,10 @@ def test_truncated_newest_checkpoint_is_skipped_and_named_in_the_log(straight_ru
 def test_a_changed_byte_is_found_by_its_hash(straight_run, tmp_path):
     copy = tmp_path / "step-00000008"
     shutil.copytree(checkpoint.step_directory(straight_run[0], 8), copy)
-    data = bytearray((copy / "training_state.pt").read_bytes())
+    data = bytearray((copy / "optimizer.safetensors").read_bytes())
     data[len(data) // 2] ^= 1
-    (copy / "training_state.pt").write_bytes(data)
-    with pytest.raises(CheckpointError, match="training_state.pt is damaged"):
+    (copy / "optimizer.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match="optimizer.safetensors is damaged"):
         checkpoint.find_checkpoint(tmp_path, str(copy))
 
 
@@ -76,13 +77,40 @@ def test_only_broken_checkpoints_is_an_error_and_no_checkpoint_is_a_fresh_start(
     assert checkpoint.find_checkpoint(tmp_path, "never") is None
 
 
-def test_a_checkpoint_of_another_model_is_refused_in_one_line(index, straight_run, tmp_path):
+@pytest.mark.parametrize(
+    ("section", "name", "value", "message"),
+    [
+        ("model", "hidden_dim", 32, "model.hidden_dim: 16 -> 32"),
+        ("training", "learning_rate", 2e-3, "training.learning_rate: 0.001 -> 0.002"),
+        ("data", "questions_per_image", 2, "data.questions_per_image: 3 -> 2"),
+        ("training", "batch_size_per_gpu", 2, "8 image visits a step, now they are 4"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_in_one_line(
+    index, straight_run, tmp_path, section, name, value, message
+):
     config = make_config(tmp_path)
-    config.model.hidden_dim = 32
+    setattr(getattr(config, section), name, value)
     trainer = make_trainer(index, config, resume=str(checkpoint.step_directory(straight_run[0], 8)))
-    with pytest.raises(CheckpointError, match="does not fit this run") as error:
+    with pytest.raises(CheckpointError, match=message) as error:
         trainer.fit()
     assert "\n" not in str(error.value)
+
+
+def test_another_index_is_refused(index, straight_run, tmp_path, monkeypatch):
+    trainer = make_trainer(index, make_config(tmp_path), resume=str(checkpoint.step_directory(straight_run[0], 8)))
+    monkeypatch.setitem(index.meta, "fingerprint", "1" * 16)
+    with pytest.raises(CheckpointError, match="another index"):
+        trainer.fit()
+
+
+def test_what_may_change_changes(index, straight_run, tmp_path, caplog):
+    config = make_config(tmp_path, logging_steps=3, batch_size_per_gpu=2, gradient_accumulation_steps=4, max_steps=9)
+    trainer = make_trainer(index, config, resume=str(checkpoint.step_directory(straight_run[0], 7)))
+    with caplog.at_level(logging.INFO):
+        trainer.fit()
+    assert trainer.state.step == 9
+    assert "training.max_steps: 8 -> 9" in caplog.text
 
 
 def test_old_checkpoints_are_pruned_and_each_is_a_model_folder(index, tmp_path):
@@ -96,21 +124,29 @@ def test_old_checkpoints_are_pruned_and_each_is_a_model_folder(index, tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")], "no leftovers"
 
 
-def test_ctrl_c_saves_a_checkpoint_and_stops(index, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+def test_signals_save_a_checkpoint_and_stop(index, tmp_path, signum, code):
     trainer = make_trainer(index, make_config(tmp_path, save_steps=1000))
-    step = trainer.train_step
+    step = trainer.take_step
 
-    def interrupted_step(window):
+    def interrupted_step(window, seed):
         if trainer.state.step == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(window)
+            os.kill(os.getpid(), signum)
+        return step(window, seed)
 
-    monkeypatch.setattr(trainer, "train_step", interrupted_step)
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.fit()
-    assert signal.getsignal(signal.SIGINT) is before
-    assert [p.name for p in checkpoint.list_checkpoints(tmp_path)] == ["step-00000002"]
+    trainer.take_step = interrupted_step
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    interruption.install()
+    try:
+        with pytest.raises(Interrupted, match="step-00000001 is complete") as stopped:
+            trainer.fit()
+    finally:
+        interruption.forget()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert stopped.value.exit_code == code
+    assert [p.name for p in checkpoint.list_checkpoints(tmp_path)] == ["step-00000001"]
+    checkpoint.verify(checkpoint.step_directory(tmp_path, 1))
 
 
 def test_a_second_run_does_not_write_over_the_first(straight_run, tmp_path):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from configs.mimic_cxr_config import DataConfig
 from data.label_space import HEAD_INDEX, REGIONS, Head
-from data.mimic_cxr_dataset import GraphWeights, VQADataset, make_loader, unpack_targets
+from data.loader import make_loader, num_batches
+from data.mimic_cxr_dataset import GraphWeights, VQADataset, unpack_targets
 from tests.mini_index import WordTokenizer, write_mini_index
 from utils.errors import ConfigError, DataError
 
@@ -47,7 +48,7 @@ def test_every_question_comes_once_an_epoch(tmp_path_factory, counts, epoch, bat
     data = dataset(index)
     found = batches(data, batch_size, epoch)
     assert sorted(all_rows(found)) == list(range(sum(counts)))
-    assert len(found) == data.num_batches(batch_size)
+    assert len(found) == num_batches(data, batch_size)
     for batch in found:
         study_of_image = index.images["study"][batch.ids.image.numpy()]
         np.testing.assert_array_equal(

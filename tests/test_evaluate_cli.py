@@ -11,7 +11,8 @@ import torch
 from configs.mimic_cxr_config import LoadedConfig, format_config, load_config
 from data.index import open_index
 from data.label_space import HEADS
-from data.mimic_cxr_dataset import VQADataset, make_loader
+from data.loader import make_loader
+from data.mimic_cxr_dataset import VQADataset
 from data.vocabulary import Vocabulary
 from models.encoders import build_tokenizer
 from models.mimic_vqa_model import SSGVQA

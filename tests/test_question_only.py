@@ -10,7 +10,8 @@ import torch
 
 from configs.mimic_cxr_config import Config
 from data.label_space import HEAD_INDEX, Head
-from data.mimic_cxr_dataset import VQADataset, make_loader
+from data.loader import make_loader
+from data.mimic_cxr_dataset import VQADataset
 from models.encoders import build_tokenizer
 from models.question_only import QuestionOnly
 from tests.mini_index import write_mini_index

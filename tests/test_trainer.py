@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -11,7 +12,7 @@ import torch
 
 from configs.mimic_cxr_config import TrainingConfig
 from data.label_space import Head
-from data.mimic_cxr_dataset import make_loader
+from data.loader import Layout, Window, make_loader, num_batches, windows
 from models.mimic_vqa_model import SSGVQA
 from tests.tiny_training import make_config, make_index, make_trainer, weights_of
 from training import checkpoint
@@ -30,32 +31,50 @@ def index(tmp_path_factory):
 # The step
 
 
+def gradients_of(trainer, window) -> dict[str, torch.Tensor]:
+    """What backward passes leave before the update."""
+    step, found = trainer.engine.step, {}
+
+    def record(loss):
+        found.update({n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None})
+        return step(loss)
+
+    trainer.engine.step = record
+    trainer.take_step(window, seed=0)
+    return found
+
+
 def test_accumulated_micro_batches_have_the_gradient_of_one_large_batch(index, tmp_path):
-    config = make_config(tmp_path, graph_none_fraction=0.0, graph_oracle_fraction=0.0)
-    config.data.augmentation = False
+    config = make_config(tmp_path, graph_none_fraction=0.3, graph_oracle_fraction=0.3)
     config.model.dropout = config.model.drop_path = 0.0
     gradients = []
-    for size in (4, 2):
+    for size in (8, 4, 2, 3):
         trainer = make_trainer(index, config)
-        trainer.engine.step = lambda: None
-        trainer.advance = lambda window, outcome: None
         trainer.model.eval()
         trainer.model.train = lambda mode=True: None  # dropout stays off
-        loader = make_loader(trainer.train_data, size)
-        trainer.train_step([next(loader) for _ in range(8 // size)])
-        gradients.append({n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None})
-    assert gradients[0].keys() == gradients[1].keys()
-    for name, gradient in gradients[0].items():
-        assert torch.allclose(gradient, gradients[1][name], atol=2e-5), name
+        gradients.append(gradients_of(trainer, next(windows(trainer.train_data, Layout(8, size)))))
+    for other in gradients[1:]:
+        assert gradients[0].keys() == other.keys()
+        for name, gradient in gradients[0].items():
+            assert torch.allclose(gradient, other[name], atol=2e-5), name
 
 
 def test_every_parameter_gets_a_gradient(index, tmp_path):
     trainer = make_trainer(index, make_config(tmp_path, graph_none_fraction=0.5))
-    trainer.engine.step = lambda: None
-    trainer.advance = lambda window, outcome: None
-    trainer.train_step(list(make_loader(trainer.train_data, 8))[:1])
-    missing = [name for name, p in trainer.model.named_parameters() if p.grad is None]
-    assert missing == []
+    found = gradients_of(trainer, next(windows(trainer.train_data, Layout(8, 8))))
+    assert [name for name, _ in trainer.model.named_parameters() if name not in found] == []
+
+
+def test_padding_reaches_every_parameter_and_changes_nothing(index, tmp_path):
+    trainer = make_trainer(index, make_config(tmp_path))
+    (batch,) = next(windows(trainer.train_data, Layout(4, 4))).batches
+    padding = dataclasses.replace(batch, padding=True)
+    alone = gradients_of(make_trainer(index, trainer.config), Window([batch], 4))
+    padded = gradients_of(make_trainer(index, trainer.config), Window([batch, padding], 4))
+    only = gradients_of(trainer, Window([padding], 4))
+    for name, gradient in alone.items():
+        assert torch.equal(gradient, padded[name]), name
+        assert not only[name].any(), name
 
 
 def test_non_finite_steps_leave_the_weights_and_stop_the_run_when_they_go_on(index, tmp_path):
@@ -67,6 +86,9 @@ def test_non_finite_steps_leave_the_weights_and_stop_the_run_when_they_go_on(ind
     assert trainer.state.step == 3
     for name, value in weights_of(trainer).items():
         assert torch.equal(value, before[name]), name
+    lines = [json.loads(line) for line in (tmp_path / "skipped_steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert all(line["index_rows"] for line in lines)
 
 
 def test_graph_dropout_mixes_per_image(index, tmp_path):
@@ -87,10 +109,10 @@ def test_graph_dropout_mixes_per_image(index, tmp_path):
 
 def test_graph_dropout_follows_its_fractions():
     torch.manual_seed(0)
-    choice = draw_graphs(20_000, TrainingConfig(graph_none_fraction=0.15, graph_oracle_fraction=0.1))
+    choice = draw_graphs(torch.rand(20_000), TrainingConfig(graph_none_fraction=0.15, graph_oracle_fraction=0.1))
     assert (choice == NONE).float().mean().item() == pytest.approx(0.15, abs=0.01)
     assert (choice == ORACLE).float().mean().item() == pytest.approx(0.10, abs=0.01)
-    assert (draw_graphs(100, TrainingConfig(graph_none_fraction=0, graph_oracle_fraction=0)) == 0).all()
+    assert (draw_graphs(torch.rand(100), TrainingConfig(graph_none_fraction=0, graph_oracle_fraction=0)) == 0).all()
 
 
 def test_step_seeds_differ_by_step_and_process():
@@ -102,12 +124,12 @@ def test_step_seeds_differ_by_step_and_process():
 
 def test_the_last_window_of_an_epoch_may_be_smaller_and_none_is_lost(index, tmp_path):
     trainer = make_trainer(index, make_config(tmp_path, max_steps=0, num_epochs=2, eval_steps=1000, save_steps=1000))
-    batches = trainer.train_data.num_batches(4)
+    batches = num_batches(trainer.train_data, 4)
     assert batches % 2 == 1, "the test wants a partial window"
     assert trainer.total_steps == batches + 1, "two epochs of (batches + 1) / 2 windows"
     trainer.fit()
     assert trainer.state.questions == 2 * trainer.train_data.num_questions
-    assert (trainer.state.epoch, trainer.state.batch) == (2, 0)
+    assert (trainer.state.epoch, trainer.state.visits) == (2, 0)
 
 
 def test_best_model_is_the_best_look_and_early_stopping_ends_the_run(index, tmp_path, monkeypatch):
@@ -210,7 +232,7 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before(index, tmp_path):
     parameters = list(trainer.model.parameters())
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
-    outcome = trainer.engine.step()
+    outcome = trainer.engine.step(torch.tensor(1.0))
     assert outcome.applied and outcome.grad_norm == pytest.approx(
         math.sqrt(sum(p.numel() for p in parameters)), rel=1e-4
     )
@@ -220,4 +242,5 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before(index, tmp_path):
 def test_build_engine_uses_what_is_there(index, tmp_path):
     config = make_config(tmp_path)
     engine = build_engine(config, make_trainer(index, config).model, 10)
-    assert (engine.rank, engine.world_size, engine.is_main) == (0, 1, True)
+    assert (engine.processes.rank, engine.processes.world_size, engine.processes.is_main) == (0, 1, True)
+    assert engine.kind == "plain PyTorch"

@@ -12,8 +12,9 @@ from models.encoders import build_tokenizer
 from models.mimic_vqa_model import SSGVQA
 from tests.mini_index import write_mini_index
 from training import tracking
-from training.engine import TorchEngine
+from training.engine import build_engine
 from training.loss import MultiTaskLoss
+from training.processes import Processes, single
 from training.trainer import Trainer, count_steps
 
 GRADE = 4
@@ -85,15 +86,16 @@ class ListSink:
         pass
 
 
-def make_trainer(index, config: Config, resume: str = "never") -> Trainer:
+def make_trainer(index, config: Config, resume: str = "never", processes: Processes | None = None) -> Trainer:
+    processes = processes or single(torch.device("cpu"))
     torch.manual_seed(config.training.seed)
     tokenizer = build_tokenizer(config.model, index.texts(np.arange(index.num_texts)))
     shared = {"weights": GraphWeights.of(config.training), "seed": config.training.seed}
     train = VQADataset(index, "train", config.data, tokenizer, train=True, **shared)
     validate = VQADataset(index, "validate", config.data, tokenizer, train=False, **shared)
     model = SSGVQA.build(config.model, index.vocabulary, tokenizer, config.data.image_size)
-    steps = count_steps(config, train)
-    engine = TorchEngine(config.training, model, steps, torch.device("cpu"))
+    steps = count_steps(config, train, processes.world_size)
+    engine = build_engine(config, model, steps, processes)
     loss = MultiTaskLoss(config.training)
     return Trainer(config, model, tokenizer, engine, train, validate, loss, tracking.Sinks([ListSink()]), steps, resume)
 

@@ -1,24 +1,31 @@
-"""The one place that knows about devices, precision and, behind `build_engine`, about several processes.
+"""How a step is computed: devices, precision and processes. `build_engine` chooses plain PyTorch or DeepSpeed.
 
-The trainer sees the `Engine` protocol only: it has no `if amp`, no `if rank`.
+The trainer sees the `Engine` protocol only: it has no `if amp` and does not know which engine runs.
 """
 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from configs.mimic_cxr_config import Config, TrainingConfig
 from models.mimic_vqa_model import parameter_groups
+from training.batch_norm import share_batch_statistics
+from training.processes import Processes, single
 from utils.errors import ConfigError
 
 BF16_CAPABILITY = (8, 0)
 """CUDA compute capability (Ampere) from which bf16 runs on tensor cores."""
+
+BUCKET = 16 * 2**20
+"""Gradients that travel together: large enough for the network, small beside the model."""
 
 
 @dataclass(frozen=True)
@@ -46,72 +53,115 @@ class StepOutcome:
 
 
 class Engine(Protocol):
-    """One optimizer step as the trainer sees it: `autocast`, `backward` for every micro-batch, then `step`."""
+    """One optimizer step as the trainer sees it: `begin`, `forward` and `backward` for every micro-batch, then `step`.
+
+    Between `begin` and `step` gradients stay in this process, so that all processes can agree whether the window went
+    well, or `discard` it together, before anything of it is exchanged.
+    """
 
     model: nn.Module
     """The bare model: for saving, loading and evaluation."""
+    processes: Processes
     device: torch.device
     precision: Precision
-    rank: int
-    world_size: int
-    is_main: bool
+    kind: str
+    """What the plan prints"""
 
     def forward(self, *args, **kwargs):
-        """The model's forward pass in training, through whatever wraps the model."""
+        """The model's forward pass in training, in the engine's precision."""
 
     def autocast(self) -> AbstractContextManager:
-        """Context of a forward pass."""
+        """Context of a forward pass of the bare model."""
+
+    def begin(self) -> None:
+        """A window starts."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this process's share of the loss of a window."""
 
-    def step(self) -> StepOutcome:
-        """Clip, check, apply (or skip), move the learning rate and clear the gradients."""
+    def discard(self) -> None:
+        """Forget the gradients of this window, in all processes."""
 
-    def reduce_sum(self, values: Tensor) -> Tensor:
-        """Sum over processes, on every process."""
+    def step(self, loss: Tensor) -> StepOutcome:
+        """Sum the gradients over processes, clip, check and apply them, move the learning rate and clear the gradients.
 
-    def state_dict(self) -> dict:
-        """Optimizer, schedule and scaler: tensors, numbers, strings, lists and dictionaries only."""
+        The step is skipped, in all processes, when a gradient or `loss`, the window's over all processes, is not finite.
+        """
 
-    def load_state_dict(self, state: dict) -> None: ...
+    def gathered(self) -> AbstractContextManager:
+        """Context in which `model` has its whole weights in this process; all processes enter it together."""
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Fill the model."""
+
+    def state_dict(self) -> EngineState:
+        """Optimizer, schedule and scaler in a form that does not depend on engine or number of processes.
+
+        All processes call it together; the tensors are copies in main memory, complete in the main process.
+        """
+
+    def load_state_dict(self, state: EngineState) -> None:
+        """Go on as the engine that gave this state."""
+
+
+@dataclass
+class EngineState:
+    """What an optimizer has learnt beside the weights, by parameter name."""
+
+    tensors: dict[str, Tensor]
+    """`exp_avg/<parameter>` and `exp_avg_sq/<parameter>`, fp32"""
+    numbers: dict
+    """steps taken, schedule and loss scale: for JSON"""
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's running means of gradient and squared gradient."""
 
 
 class TorchEngine:
-    """One process on the CPU or on one GPU."""
+    """Plain PyTorch: one process, or data parallelism over several, on CPUs or GPUs.
 
-    rank, world_size, is_main = 0, 1, True
+    The gradients of a window are summed over processes once, in `step`. `DistributedDataParallel` does it inside the
+    last backward pass, where a process that runs out of memory leaves all others waiting.
+    """
 
-    def __init__(self, config: TrainingConfig, model: nn.Module, total_steps: int, device: torch.device):
-        self.device = device
-        self.precision = choose_precision(config, device)
-        # channels-last convolutions are faster on tensor cores and on oneDNN
-        self.model = model.to(device, memory_format=torch.channels_last)
-        if config.gradient_checkpointing:
-            model.set_gradient_checkpointing(True)
-        if config.compile:
-            for encoder in model.pretrained_modules():
-                encoder.compile()
+    def __init__(self, config: TrainingConfig, model: nn.Module, total_steps: int, processes: Processes):
+        self.processes, self.device = processes, processes.device
+        self.precision = choose_precision(config, self.device)
+        self.model = prepare_model(config, model, processes)
+        self.kind = "plain PyTorch" if not processes.several else "PyTorch data parallelism"
         self.max_grad_norm = config.max_grad_norm
-        self.optimizer = build_optimizer(config, self.model, device)
+        self.optimizer = build_optimizer(config, self.model, self.device, processes.world_size)
         self.scheduler = build_schedule(self.optimizer, total_steps, config.warmup_ratio)
         # gradients underflow in fp16 only; a disabled scaler passes everything through
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.name == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.name == "fp16")
+        self._names = parameter_names(self.model)
 
     def forward(self, *args, **kwargs):
-        return self.model(*args, **kwargs)
+        with self.autocast():
+            return self.model(*args, **kwargs)
 
     def autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.device.type, self.precision.dtype, enabled=self.precision.name != "fp32")
+        return autocast(self.precision, self.device)
+
+    def begin(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
 
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()
 
-    def step(self) -> StepOutcome:
-        lr = max(group["lr"] for group in self.optimizer.param_groups)
+    def discard(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def step(self, loss: Tensor) -> StepOutcome:
+        lr = highest_rate(self.optimizer)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        if self.processes.several:
+            sum_gradients(parameters)
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm).item()
-        applied = math.isfinite(norm)
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        norm, loss = torch.stack([norm.double(), loss.to(norm.device).double()]).tolist()  # waits for the device once
+        applied = math.isfinite(norm) and math.isfinite(loss)
         if applied:
             self.scaler.step(self.optimizer)
             self.scheduler.step()
@@ -119,26 +169,129 @@ class TorchEngine:
         self.optimizer.zero_grad(set_to_none=True)
         return StepOutcome(applied, norm, lr)
 
-    def reduce_sum(self, values: Tensor) -> Tensor:
-        return values
+    def gathered(self) -> AbstractContextManager:
+        return nullcontext()
 
-    def state_dict(self) -> dict:
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        self.model.load_state_dict(weights)
 
-    def load_state_dict(self, state: dict) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
+    def state_dict(self) -> EngineState:
+        tensors, steps = {}, 0.0
+        for parameter, name in self._names.items():
+            state = self.optimizer.state.get(parameter)
+            if state:
+                tensors |= {f"{moment}/{name}": copy_to_cpu(state[moment]) for moment in MOMENTS}
+                steps = float(state["step"])
+        scaler = self.scaler.state_dict()
+        return EngineState(
+            tensors, engine_numbers(steps, self.scheduler, scaler.get("scale"), scaler.get("_growth_tracker"))
+        )
+
+    def load_state_dict(self, state: EngineState) -> None:
+        groups = self.optimizer.state_dict()["param_groups"]
+        index = {p: i for i, p in enumerate(p for group in self.optimizer.param_groups for p in group["params"])}
+        stored = {}
+        for parameter, name in self._names.items():
+            if f"{MOMENTS[0]}/{name}" in state.tensors:
+                moments = {moment: state.tensors[f"{moment}/{name}"] for moment in MOMENTS}
+                stored[index[parameter]] = {"step": torch.tensor(state.numbers["steps"]), **moments}
+        self.optimizer.load_state_dict({"state": stored, "param_groups": groups})
+        load_schedule(self.scheduler, state.numbers)
+        if self.scaler.is_enabled() and state.numbers["loss_scale"]:
+            scaler = {"scale": state.numbers["loss_scale"], "_growth_tracker": state.numbers["good_steps"]}
+            self.scaler.load_state_dict(self.scaler.state_dict() | scaler)
 
 
-def build_engine(config: Config, model: nn.Module, total_steps: int) -> Engine:
-    """The engine for the hardware at hand."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return TorchEngine(config.training, model, total_steps, device)
+def build_engine(config: Config, model: nn.Module, total_steps: int, processes: Processes | None = None) -> Engine:
+    """The engine for the processes at hand: DeepSpeed for several, unless it is switched off or the stage is 0.
+
+    ConfigError when DeepSpeed is wanted and cannot be had.
+    """
+    processes = processes or single()
+    if processes.several and config.deepspeed.enabled and config.deepspeed.stage > 0:
+        from training.deepspeed_engine import DeepSpeedEngine
+
+        return DeepSpeedEngine(config, model, total_steps, processes)
+    return TorchEngine(config.training, model, total_steps, processes)
+
+
+# What both engines share
+
+
+def prepare_model(config: TrainingConfig, model: nn.Module, processes: Processes) -> nn.Module:
+    """Move a model to its device and switch on what the configuration asks for."""
+    # channels-last convolutions are faster on tensor cores and on oneDNN
+    model = model.to(processes.device, memory_format=torch.channels_last)
+    share_batch_statistics(model, processes)
+    if config.gradient_checkpointing:
+        model.set_gradient_checkpointing(True)
+    if config.compile:
+        for encoder in model.pretrained_modules():
+            encoder.compile()
+    return model
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager:
+    """Weights stay fp32; operations that gain from it compute in bf16 or fp16."""
+    return torch.autocast(device.type, precision.dtype, enabled=precision.name != "fp32")
+
+
+def parameter_names(model: nn.Module) -> dict[nn.Parameter, str]:
+    """Trained parameter -> name."""
+    return {p: name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def sum_gradients(parameters: list[nn.Parameter]) -> None:
+    """Replace gradients by their sums over processes, some megabytes at a time; a missing one counts as zeros."""
+    for bucket in _buckets(parameters):
+        for p in bucket:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        flat = torch.cat([p.grad.reshape(-1) for p in bucket])
+        dist.all_reduce(flat)
+        for p, total in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+            p.grad.copy_(total.view(p.shape))
+
+
+def _buckets(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    bucket, size = [], 0
+    for p in parameters:
+        bucket.append(p)
+        size += p.numel()
+        if size >= BUCKET:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket
+
+
+def copy_to_cpu(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+
+
+def highest_rate(optimizer) -> float:
+    """Learning rate of the layers that start from random weights."""
+    return max(group["lr"] for group in optimizer.param_groups)
+
+
+def engine_numbers(steps: float, scheduler, loss_scale: float | None, good_steps: int | None) -> dict:
+    """The numbers of an `EngineState`. `good_steps`: in a row, since the loss scale changed."""
+    return {
+        "steps": steps,
+        "schedule_step": scheduler.last_epoch,
+        "loss_scale": loss_scale,
+        "good_steps": good_steps or 0,
+    }
+
+
+def load_schedule(scheduler, numbers: dict) -> None:
+    """Put a schedule and the rates of its optimizer behind so many steps."""
+    scheduler.last_epoch = numbers["schedule_step"]
+    factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+    rates = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
 
 
 def choose_precision(config: TrainingConfig, device: torch.device) -> Precision:

@@ -15,7 +15,8 @@ from data.batch import Batch, SceneGraph, TokenBatch
 from data.images import Frame
 from data.index import Index
 from data.label_space import CHEXPERT, HEADS, Head
-from data.mimic_cxr_dataset import VQADataset, make_loader
+from data.loader import make_loader, num_batches
+from data.mimic_cxr_dataset import VQADataset
 from models.encoders import ImageFeatures
 from models.mimic_vqa_model import SSGVQA
 from models.question_only import QuestionOnly
@@ -220,7 +221,7 @@ def _image_rows(
 
 def _batches(dataset: VQADataset, batch_size: int) -> Iterator[Batch]:
     loader = make_loader(dataset, batch_size, num_workers=dataset.data.num_workers)
-    return tqdm(loader, total=dataset.num_batches(batch_size), desc="answering", unit="batch", disable=None)
+    return tqdm(loader, total=num_batches(dataset, batch_size), desc="answering", unit="batch", disable=None)
 
 
 def _answer(model: SSGVQA, features: ImageFeatures, graph: SceneGraph, batch: Batch) -> dict[Head, np.ndarray]:

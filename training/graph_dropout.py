@@ -36,10 +36,9 @@ class GraphMix:
         )
 
 
-def draw_graphs(images: int, config: TrainingConfig) -> Tensor:
-    """(images,) random choice of the graph, on the CPU."""
-    u = torch.rand(images)
-    choice = torch.full((images,), PREDICTED)
-    choice[u < config.graph_none_fraction] = NONE
-    choice[u >= 1 - config.graph_oracle_fraction] = ORACLE
+def draw_graphs(draw: Tensor, config: TrainingConfig) -> Tensor:
+    """(B,) choice of the graph from uniform numbers in [0, 1), such as `Batch.graph_draw`."""
+    choice = torch.full(draw.shape, PREDICTED, device=draw.device)
+    choice[draw < config.graph_none_fraction] = NONE
+    choice[draw >= 1 - config.graph_oracle_fraction] = ORACLE
     return choice

@@ -45,6 +45,8 @@ class MultiTaskLoss:
         """Denominator of every part over the micro-batches of one optimizer step. Cheap: looks at targets only."""
         counts = dict.fromkeys(PARTS, 0.0)
         for batch in batches:
+            if batch.padding:
+                continue
             for head, index in HEAD_INDEX.items():
                 counts[head.value] += int(batch.head_mask(index).sum())
             counts[CHEXPERT] += int(chexpert_targets(batch.chexpert, self.config)[1].sum())
@@ -66,8 +68,11 @@ class MultiTaskLoss:
         sums[GRAPH_FINDING] = graph_finding_loss(outputs.graph.logits, graph)
         sums[GRAPH_BOX] = graph_box_loss(outputs.graph.boxes, graph)
         sums[QUESTION_TYPE] = question_type_loss(outputs.question_type, batch)
-        # a part without any target in the window is an exact 0 that still reaches its parameters
-        means = {name: value / counts[name] if counts[name] else value * 0 for name, value in sums.items()}
+        # a part without any target in the window is an exact 0 that still reaches its parameters, and so is all of padding
+        means = {
+            name: value / counts[name] if counts[name] and not batch.padding else value * 0
+            for name, value in sums.items()
+        }
         vqa = sum(weight * means[head.value] for head, weight in self.head_weights.items())
         config = self.config
         total = (
@@ -77,8 +82,8 @@ class MultiTaskLoss:
             + config.graph_box_loss_weight * means[GRAPH_BOX]
             + config.question_type_loss_weight * means[QUESTION_TYPE]
         )
-        parts = {f"{name}_loss": value.detach() for name, value in means.items() if counts[name]}
-        return Losses(total, {"loss": total.detach(), "vqa_loss": vqa.detach(), **parts})
+        shown = {"loss": total, "vqa_loss": vqa} | {f"{name}_loss": value for name, value in means.items()}
+        return Losses(total, {name: shown[name].detach() for name in part_names(counts)})
 
     def _statement_weight(self, graph: SceneGraphTargets) -> Tensor:
         """Denominator of the graph loss: the weights of the *statements* only.
@@ -89,6 +94,11 @@ class MultiTaskLoss:
         """
         unstated = (graph.present == 0) & ((graph.weight - self.config.unstated_weight).abs() < 1e-6)
         return graph.weight.masked_fill(unstated, 0.0).sum() + graph.union_weight.sum()
+
+
+def part_names(counts: dict[str, float]) -> list[str]:
+    """Names of `Losses.parts` for a window with these counts: the same in all its micro-batches and processes."""
+    return ["loss", "vqa_loss", *(f"{name}_loss" for name, count in counts.items() if count)]
 
 
 def head_loss(head: Head, logits: Tensor, batch: Batch) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 
 from configs.mimic_cxr_config import Config
 from data.index import SPLITS, Index, ensure_index
-from data.mimic_cxr_dataset import GraphWeights, VQADataset, make_loader
+from data.loader import make_loader
+from data.mimic_cxr_dataset import GraphWeights, VQADataset
 from models.encoders import build_tokenizer
 from models.mimic_vqa_model import SSGVQA
 from models.question_only import QuestionOnly
@@ -19,10 +20,12 @@ from training.checkpoint import list_checkpoints
 from training.engine import Engine, build_engine, global_batch, scaled_learning_rate
 from training.loss import MultiTaskLoss
 from training.model_card import model_card
+from training.processes import Processes, single
 from training.question_only import score_question_only, train_question_only
 from training.tracking import ConsoleSink, JsonlSink, Sinks, maybe_wandb
-from training.trainer import BEST, Trainer, count_steps
+from training.trainer import BEST, Trainer, count_parameters, count_steps
 from utils.errors import CheckpointError, ConfigError
+from utils.run_lock import run_lock
 from utils.utils import get_logger, seed_everything, setup_logging, write_atomic, write_json
 
 log = get_logger(__name__)
@@ -57,8 +60,9 @@ def check_output(output_dir: str | Path, resume: str) -> None:
         )
 
 
-def prepare(config: Config) -> Run:
+def prepare(config: Config, processes: Processes | None = None) -> Run:
     """Index (built when it is missing), tokenizer, data sets, model and engine. Writes nothing to the output folder."""
+    processes = processes or single()
     if config.training.hub_model_id:
         raise ConfigError(
             "training.hub_model_id: this version does not upload; leave it empty and upload the finished best_model/ "
@@ -66,7 +70,7 @@ def prepare(config: Config) -> Run:
         )
     training = config.training
     seed_everything(training.seed)
-    index = ensure_index(config)
+    index = processes.main_first("the index", lambda: ensure_index(config))
     start = load_start(config, index) if training.init_from else None
     tokenizer = start[1] if start else build_tokenizer(config.model, _training_texts(index))
     shared = {
@@ -79,8 +83,8 @@ def prepare(config: Config) -> Run:
     val_data = VQADataset(index, "validate", config.data, tokenizer, train=False, questions_per_image=most, **shared)
     seed_everything(training.seed)  # the weights are a function of the seed, whatever was drawn before
     model = start[0] if start else SSGVQA.build(config.model, index.vocabulary, tokenizer, config.data.image_size)
-    total_steps = count_steps(config, train_data)
-    engine = build_engine(config, model, total_steps)
+    total_steps = count_steps(config, train_data, processes.world_size)
+    engine = build_engine(config, model, total_steps, processes)
     return Run(config, index, tokenizer, model, engine, train_data, val_data, total_steps)
 
 
@@ -113,9 +117,10 @@ def _training_texts(index: Index) -> list[str]:
 def plan(run: Run) -> list[str]:
     """What the run is about to do, one fact a line."""
     config, training, engine = run.config, run.config.training, run.engine
-    per_step, rate = global_batch(training, engine.world_size), scaled_learning_rate(training, engine.world_size)
+    world = engine.processes.world_size
+    per_step, rate = global_batch(training, world), scaled_learning_rate(training, world)
     epochs = run.total_steps * per_step / max(1, run.train_data.num_visits())
-    parameters = sum(p.numel() for p in run.model.parameters())
+    parameters = count_parameters(run.model)
     kind = "generated look-alike data, no clinical meaning" if run.index.is_synthetic else "not generated here"
     text = config.model.text_encoder if config.model.pretrained else "BERT"
     weights = "pretrained" if config.model.pretrained else "random weights"
@@ -128,11 +133,11 @@ def plan(run: Run) -> list[str]:
         "device": _device(engine),
         "precision": f"{engine.precision.name} ({engine.precision.reason})",
         "batch": f"{training.batch_size_per_gpu} image visits x {training.gradient_accumulation_steps} accumulated x "
-        f"{engine.world_size} process = {per_step} a step",
+        f"{world} process{'es' if world > 1 else ''} = {per_step} a step",
         "steps": f"{run.total_steps:,} ({epochs:.1f} epochs)",
         "learning rate": f"{rate:.2e}, new layers {rate * training.new_layer_lr_scale:.2e} "
         f"(training.learning_rate x square root of {per_step}/{training.reference_batch_size})",
-        "DeepSpeed": "off: one process",
+        "engine": engine.kind,
         "output": training.output_dir,
     }
     for name, data in (("training", run.train_data), ("validation", run.val_data)):
@@ -155,7 +160,7 @@ def _size(data: VQADataset) -> str:
 def _device(engine: Engine) -> str:
     if engine.device.type != "cuda":
         return f"CPU, {torch.get_num_threads()} threads"
-    others = torch.cuda.device_count() - engine.world_size
+    others = torch.cuda.device_count() - engine.processes.place.local_world_size
     name = torch.cuda.get_device_name(engine.device)
     return f"{name} ({others} more GPUs are not used)" if others > 0 else name
 
@@ -169,31 +174,29 @@ def try_forward(run: Run) -> None:
         run.model(batch.images, batch.questions, batch.question_of, batch.image_of)
 
 
-def train(run: Run, resume: str) -> Path:
-    """Train the model, then its text-only control; returns the folder of the best model."""
-    output = Path(run.config.training.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    setup_logging(output / "train.log")
-    sinks = Sinks([JsonlSink(output / "metrics.jsonl"), ConsoleSink(run.total_steps), *maybe_wandb(run.config)])
-    try:
-        trainer = Trainer(
-            run.config,
-            run.model,
-            run.tokenizer,
-            run.engine,
-            run.train_data,
-            run.val_data,
-            MultiTaskLoss(run.config.training),
-            sinks,
-            run.total_steps,
-            resume,
-        )
-        best = trainer.fit()
-    finally:
-        sinks.close()
-    if not (best / CONTROL).is_dir():
-        add_control(run, best)
+def train(run: Run, resume: str) -> Path | None:
+    """Train the model, then its text-only control; returns the folder of the best model, None in all other processes."""
+    output, processes = Path(run.config.training.output_dir), run.engine.processes
+    if not processes.is_main:
+        _fit(run, resume, Sinks([]))
+        return processes.close()
+    with run_lock(output):
+        setup_logging(output / "train.log")
+        sinks = Sinks([JsonlSink(output / "metrics.jsonl"), ConsoleSink(run.total_steps), *maybe_wandb(run.config)])
+        try:
+            best = _fit(run, resume, sinks)
+        finally:
+            sinks.close()
+        processes.close()  # the rest needs one process
+        if not (best / CONTROL).is_dir():
+            add_control(run, best)
     return best
+
+
+def _fit(run: Run, resume: str, sinks: Sinks) -> Path:
+    loss = MultiTaskLoss(run.config.training)
+    data = run.train_data, run.val_data
+    return Trainer(run.config, run.model, run.tokenizer, run.engine, *data, loss, sinks, run.total_steps, resume).fit()
 
 
 def add_control(run: Run, best: Path) -> None:
@@ -207,5 +210,5 @@ def add_control(run: Run, best: Path) -> None:
     QuestionOnly.save_pretrained(control, best / CONTROL, run.tokenizer, config, {"metrics.json": stored})
     metrics = json.loads((best / "metrics.json").read_text(encoding="utf-8")) | {"question_only": scores}
     write_json(best / "metrics.json", metrics)
-    parameters = sum(p.numel() for p in run.model.parameters())
+    parameters = count_parameters(run.model)
     write_atomic(best / "README.md", model_card(config, run.index, metrics, parameters))

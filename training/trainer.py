@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from configs.mimic_cxr_config import Config, to_yaml
-from data.batch import Batch
-from data.mimic_cxr_dataset import VQADataset, make_loader
-from training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
-from training.engine import Engine, StepOutcome
-from training.graph_dropout import GraphMix, draw_graphs
+from data.loader import Layout, Window, windows
+from data.mimic_cxr_dataset import VQADataset
+from models.model_folder import copy_weights
+from training.checkpoint import STATE, find_checkpoint, load_checkpoint, step_directory
+from training.engine import Engine, StepOutcome, global_batch
 from training.loss import MultiTaskLoss
 from training.meter import Meter, StepReport
 from training.model_card import model_card
+from training.resume import check_same_run, describe_run
+from training.saver import Saver
+from training.step import OptimizerStep, WindowDoesNotFit
 from training.tracking import Sinks
 from training.validation import Validation, validate
-from utils.errors import NonFiniteError
+from utils.errors import CheckpointError, NonFiniteError, OutOfMemoryError
+from utils.interruption import Interrupted, interruption
 from utils.utils import clean_leftovers, get_logger, write_atomic
+from utils.watchdog import Watchdog
 
 log = get_logger(__name__)
 
 BEST = "best_model"
+SKIPPED = "skipped_steps.jsonl"
+EVENTS = "events.log"
 
 
 @dataclass
@@ -41,22 +43,29 @@ class TrainerState:
     step: int = 0
     """optimizer steps taken, skipped ones included"""
     epoch: int = 0
-    batch: int = 0
-    """micro-batches of this epoch that are used up"""
+    visits: int = 0
+    """image visits of this epoch that are used up, over all processes"""
+    micro_batch: int = 0
+    """image visits of one batch of one process: the configured size, or what memory allowed"""
     best_score: float | None = None
     best_step: int = 0
+    looked_at: int = 0
+    """step of the last look at the validation split"""
     looks_without_gain: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
     questions: int = 0
-    """questions trained on so far"""
+    """questions trained on so far, over all processes"""
+    meter: dict = field(default_factory=dict)
+    """what the next line of the log already has"""
 
 
 class Trainer:
     """Trains a model and leaves `<output_dir>/best_model`.
 
-    The order of the data is a function of (seed, epoch), all randomness inside a step one of (seed, step): a run that is
-    cut and resumed takes the same steps as one that is not.
+    The order of the data is a function of (seed, epoch), all randomness of a visit one of (seed, epoch, visit) and all
+    inside a step one of (seed, step, process): a run that is cut and resumed takes the same steps as one that is not.
+    All processes of a run go through here side by side; what one decides alone is only what files to write.
     """
 
     def __init__(
@@ -73,110 +82,175 @@ class Trainer:
         resume: str = "never",
     ):
         self.config, self.settings = config, config.training
-        self.model, self.tokenizer, self.engine, self.loss, self.sinks = model, tokenizer, engine, loss, sinks
+        self.model, self.tokenizer, self.engine, self.sinks = model, tokenizer, engine, sinks
+        self.processes = engine.processes
         self.train_data, self.val_data = train_data, val_data
         self.total_steps, self.resume = total_steps, resume
-        self.num_batches = train_data.num_batches(self.settings.batch_size_per_gpu)
+        self.num_visits = train_data.num_visits()
         self.output_dir = Path(self.settings.output_dir)
-        self.state = TrainerState()
+        self.state = TrainerState(micro_batch=self.settings.batch_size_per_gpu)
         self.meter = Meter()
+        name = f"process {self.processes.rank}"
+        self.watchdog = Watchdog(self.output_dir / EVENTS, self.settings.hang_timeout, name)
+        self.take_step = OptimizerStep(engine, loss, self.settings, self.watchdog)
+        self.saver = Saver(self.output_dir, self.settings.save_total_limit, self.processes)
+        self._windows: Iterator[Window] | None = None
 
     def fit(self) -> Path:
-        """Train until the budget is used or validation stops improving; returns the folder of the best model."""
-        self.restore()
-        with interruption() as interrupted:
-            for window in self.windows():
-                report = self.train_step(window)
-                self.meter.add(report, window)
-                if self.due(self.settings.logging_steps):
-                    self.log()
-                if self.due_validation():
-                    self.look()
-                if self.due(self.settings.save_steps) or self.finished() or interrupted.is_set():
-                    self.save()
-                if interrupted.is_set():
-                    raise KeyboardInterrupt
+        """Train until the budget is used or validation stops improving; returns the folder of the best model.
+
+        Raises:
+            Interrupted: a signal asked for it; a checkpoint of the last finished step is there.
+        """
+        with interruption.deferred():
+            self.watchdog.start()
+            try:
+                with self.watchdog.patient("restoring"):
+                    self.restore()
+                self.run()
+            except Interrupted as stop:
+                raise self.leave(stop) from None
+            finally:
+                self.watchdog.stop()
         log.info("best validation score %s at step %d", _shown(self.state.best_score), self.state.best_step)
         return self.output_dir / BEST
 
+    def run(self) -> None:
+        """The loop. Whatever is due at a step is done before the next one is taken, also after a resume."""
+        while True:
+            if self.due_validation():
+                self.look()
+            if self.due_save():
+                self.save()
+            if self.finished():
+                break
+            window = self.next_window()
+            try:
+                report = self.take_step(window, step_seed(self.settings.seed, self.state.step, self.processes.rank))
+            except WindowDoesNotFit:
+                self.shrink_micro_batch()
+                continue
+            self.advance(window, report)
+            if self.due(self.settings.logging_steps):
+                self.log()
+        self.saver.settle()
+
     def restore(self) -> None:
         """Continue at a checkpoint, or start; the output folder has its config.yaml afterwards."""
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        clean_leftovers(self.output_dir)
-        checkpoint = find_checkpoint(self.output_dir, self.resume)
+        if self.processes.is_main:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            clean_leftovers(self.output_dir)
+            self.saver.check_space(self.model)
+        checkpoint = self.processes.from_main(
+            find_checkpoint(self.output_dir, self.resume) if self.processes.is_main else None
+        )
+        self.identity = describe_run(self.config, self.train_data.index, self.processes)
         if checkpoint:
-            stored = load_checkpoint(checkpoint, self.model)
-            self.engine.load_state_dict(stored.engine)
-            self.state = TrainerState(**stored.trainer)
-            log.info("resumed from %s", checkpoint)
-        write_atomic(self.output_dir / "config.yaml", to_yaml(self.config))
+            self.load(checkpoint)
+        if self.processes.is_main:
+            write_atomic(self.output_dir / "config.yaml", to_yaml(self.config))
         self.sinks.start(self.state.step)
-        self.meter.start(self.state.step)
+        self.meter.start(self.state.step, self.state.meter)
 
-    def windows(self) -> Iterator[list[Batch]]:
-        """The micro-batches of each optimizer step still to be taken; the last window of an epoch may be smaller."""
-        while not self.finished():
-            loader = make_loader(
-                self.train_data,
-                self.settings.batch_size_per_gpu,
-                epoch=self.state.epoch,
-                start=self.state.batch,
-                num_workers=self.config.data.num_workers,
+    def load(self, checkpoint: Path) -> None:
+        """Take over weights, optimizer and place. CheckpointError when it is another run's."""
+        if not checkpoint.is_dir():
+            raise CheckpointError(
+                f"{checkpoint} is not on this node: training.output_dir must be on storage that all share"
             )
-            while not self.finished() and (window := list(islice(loader, self.settings.gradient_accumulation_steps))):
-                yield window
+        stored = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        check_same_run(stored["run"], self.identity, checkpoint)
+        with self.engine.gathered():
+            expected = self.model.state_dict()
+            weights, state = load_checkpoint(checkpoint, expected)
+        self.engine.load_weights(weights)
+        self.engine.load_state_dict(state.engine)
+        self.state = TrainerState(**state.trainer)
+        self.state.micro_batch = min(self.state.micro_batch, self.settings.batch_size_per_gpu)
+        self.saver.saved(self.state.step)
+        log.info("resumed from %s", checkpoint)
 
-    def train_step(self, window: list[Batch]) -> StepReport:
-        """One optimizer step over the micro-batches of a window."""
-        torch.manual_seed(step_seed(self.settings.seed, self.state.step, self.engine.rank))
-        self.model.train()
-        counts = self.reduced(self.loss.window_counts(window))
-        parts: dict[str, Tensor] = {}
-        for batch in window:
-            choice = draw_graphs(len(batch.images), self.settings)
-            batch = batch.to(self.engine.device)
-            with self.engine.autocast():
-                outputs = self.engine.forward(
-                    batch.images,
-                    batch.questions,
-                    batch.question_of,
-                    batch.image_of,
-                    graph=GraphMix(choice.to(self.engine.device), batch.graph),
-                )
-            losses = self.loss(outputs, batch, counts)
-            self.engine.backward(losses.total)
-            parts = {name: parts.get(name, 0) + value for name, value in losses.parts.items()}
-        outcome = self.engine.step()
-        self.advance(window, outcome)
-        return StepReport(parts, outcome)
+    def next_window(self) -> Window | None:
+        """This process's share of the next step; None when it was asked to leave while it waited."""
+        self.watchdog.beat("waiting for data")
+        try:
+            with interruption.waiting():
+                if self._windows is None:
+                    self._windows = windows(
+                        self.train_data,
+                        Layout(
+                            global_batch(self.settings, self.processes.world_size),
+                            self.state.micro_batch,
+                            self.processes.rank,
+                            self.processes.world_size,
+                        ),
+                        epoch=self.state.epoch,
+                        start=self.state.visits,
+                        num_workers=self.config.data.num_workers,
+                    )
+                return next(self._windows)
+        except Interrupted:
+            return None
 
-    def reduced(self, counts: dict[str, float]) -> dict[str, float]:
-        """The window's counts over all processes."""
-        total = self.engine.reduce_sum(torch.tensor(list(counts.values()), dtype=torch.float64))
-        return dict(zip(counts, total.tolist(), strict=True))
+    def shrink_micro_batch(self) -> None:
+        """Halve the micro-batch; more of them make the same window of the same visits."""
+        state = self.state
+        if state.micro_batch == 1:
+            raise OutOfMemoryError(
+                "out of memory with one image visit at a time: lower data.questions_per_image or data.image_size, set "
+                "training.gradient_checkpointing to true, or use a smaller model"
+            )
+        state.micro_batch = -(-state.micro_batch // 2)
+        self._windows = None
+        log.warning(
+            "out of memory: from step %d on micro-batches of %d image visits; the global batch stays %d",
+            state.step + 1,
+            state.micro_batch,
+            global_batch(self.settings, self.processes.world_size),
+        )
 
-    def advance(self, window: list[Batch], outcome: StepOutcome) -> None:
-        """Move the cursor behind a window. NonFiniteError when too many steps in a row had to be skipped."""
+    def advance(self, window: Window, report: StepReport) -> None:
+        """Move the cursor behind a window. NonFiniteError when too many steps had to be skipped."""
         state = self.state
         state.step += 1
-        state.batch += len(window)
-        state.questions += sum(len(batch.head) for batch in window)
-        if state.batch >= self.num_batches:
-            state.epoch, state.batch = state.epoch + 1, 0
-        if outcome.applied:
+        state.visits += window.visits
+        state.questions += report.questions
+        if state.visits >= self.num_visits:
+            state.epoch, state.visits, self._windows = state.epoch + 1, 0, None
+        self.meter.add(report, window)
+        if report.outcome.applied:
             state.skipped_in_a_row = 0
-            return
+        else:
+            self.skip(window, report.outcome)
+
+    def skip(self, window: Window, outcome: StepOutcome) -> None:
+        """Count and report a step that was not applied; which questions it had stays on this machine."""
+        state = self.state
         state.skipped += 1
         state.skipped_in_a_row += 1
-        log.warning("step %d skipped: its gradient is not finite", state.step)
-        if state.skipped_in_a_row >= self.settings.max_skipped_steps:
+        log.warning("step %d skipped: its loss or gradient is not finite", state.step)
+        rows = self.processes.gather([row for batch in window.batches for row in batch.ids.question.tolist()])
+        if self.processes.is_main:
+            line = {
+                "step": state.step,
+                "epoch": state.epoch,
+                "gradient_norm": str(outcome.grad_norm),
+                "index_rows": rows,
+            }
+            with (self.output_dir / SKIPPED).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        allowed = max(self.settings.max_skipped_steps, round(self.settings.max_skipped_fraction * self.total_steps))
+        in_a_row = state.skipped_in_a_row >= self.settings.max_skipped_steps
+        if in_a_row or state.skipped > allowed:
+            what = f"{state.skipped_in_a_row} steps in a row" if in_a_row else f"{state.skipped} steps"
             raise NonFiniteError(
-                f"{state.skipped_in_a_row} steps in a row up to step {state.step} had gradients that are not finite "
-                "(training.max_skipped_steps): lower training.learning_rate, or set training.precision to bf16 or fp32"
+                f"{what} up to step {state.step} had losses or gradients that are not finite (training.max_skipped_steps, "
+                f"max_skipped_fraction; their questions: {self.output_dir / SKIPPED}): lower training.learning_rate, or set "
+                "training.precision to bf16 or fp32"
             )
 
     def log(self) -> None:
-        values = self.meter.read(self.state.step, self.total_steps)
+        values = self.meter.read(self.state.step, self.total_steps, self.processes)
         values |= {"train/epoch": self.state.epoch, "train/skipped_steps": self.state.skipped}
         self.sinks.log(self.state.step, values)
 
@@ -185,7 +259,15 @@ class Trainer:
         return self.state.step % every == 0 or self.state.step >= self.total_steps
 
     def due_validation(self) -> bool:
-        return self.due(self.settings.eval_steps) or (self.settings.eval_each_epoch and self.state.batch == 0)
+        state = self.state
+        if state.step == state.looked_at:
+            return False
+        return self.due(self.settings.eval_steps) or (self.settings.eval_each_epoch and state.visits == 0)
+
+    def due_save(self) -> bool:
+        return self.state.step != self.saver.step and (
+            (self.state.step > 0 and self.due(self.settings.save_steps)) or self.finished()
+        )
 
     def finished(self) -> bool:
         """The budget of steps is used, or validation has not improved for `early_stopping_patience` looks."""
@@ -198,11 +280,13 @@ class Trainer:
         scores = validate(
             self.engine,
             self.val_data,
-            2 * self.settings.batch_size_per_gpu,
+            2 * state.micro_batch,
             self.settings.max_eval_questions,
             self.config.data.num_workers,
+            self.between_validation_batches,
         )
         self.sinks.log(state.step, scores.numbers() | {"val/seconds": time.monotonic() - started})
+        state.looked_at = state.step
         if state.best_score is None or (scores.headline is not None and scores.headline > state.best_score):
             state.best_score, state.best_step, state.looks_without_gain = scores.headline, state.step, 0
             self.save_best(scores)
@@ -211,25 +295,46 @@ class Trainer:
             if self.finished() and state.step < self.total_steps:
                 log.info("stopped early: no better score in %d looks", state.looks_without_gain)
 
+    def between_validation_batches(self) -> None:
+        self.watchdog.beat("a batch of the validation split")
+        if self.processes.any(interruption.asked):
+            raise Interrupted([s for s in self.processes.gather(interruption.signum) if s is not None][0])
+
     def save_best(self, scores: Validation) -> None:
         """Write `best_model`: weights, configuration, tokenizer, vocabulary, scores and model card."""
-        metrics = {"step": self.state.step, "questions_trained": self.state.questions, "validation": scores.as_json()}
-        card = model_card(self.config, self.train_data.index, metrics, sum(p.numel() for p in self.model.parameters()))
-        files = {"metrics.json": metrics, "README.md": card}
-        self.model.save_pretrained(self.output_dir / BEST, self.tokenizer, self.config, files)
+        with self.watchdog.patient("saving the best model"), self.engine.gathered():
+            if self.processes.is_main:
+                numbers = {"step": self.state.step, "questions_trained": self.state.questions}
+                metrics = numbers | {"validation": scores.as_json()}
+                card = model_card(self.config, self.train_data.index, metrics, count_parameters(self.model))
+                files = {"metrics.json": metrics, "README.md": card}
+                self.model.save_pretrained(self.output_dir / BEST, self.tokenizer, self.config, files)
+            self.processes.barrier()
 
     def save(self) -> None:
-        """Write a checkpoint to continue from."""
-        save_checkpoint(
-            self.output_dir,
-            self.state.step,
-            self.model,
-            self.tokenizer,
-            self.engine.state_dict(),
-            asdict(self.state),
-            self.config,
-            self.settings.save_total_limit,
-        )
+        """Start writing a checkpoint to continue from; training goes on meanwhile."""
+        with self.watchdog.patient("saving a checkpoint"):
+            self.state.meter = self.meter.state()
+            with self.engine.gathered():
+                weights = copy_weights(self.model) if self.processes.is_main else {}
+            engine_state = self.engine.state_dict()
+            self.saver.save(
+                self.state.step,
+                engine_state,
+                asdict(self.state),
+                self.identity,
+                lambda folder: self.model.save_pretrained(folder, self.tokenizer, self.config, weights=weights),
+            )
+
+    def leave(self, stop: Interrupted) -> Interrupted:
+        """Save what is not saved yet; returns the reason to leave, with what to tell the user."""
+        if self.state.step != self.saver.step:
+            self.save()
+        with self.watchdog.patient("finishing the checkpoint"):
+            self.saver.settle()
+        interruption.all_saved()
+        folder = step_directory(self.output_dir, self.state.step)
+        return Interrupted(stop.signum, f"{folder} is complete, go on with --resume auto")
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
@@ -237,34 +342,17 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
-def count_steps(config: Config, dataset: VQADataset) -> int:
+def count_steps(config: Config, dataset: VQADataset, world_size: int = 1) -> int:
     """Optimizer steps of a run: `num_epochs`, but at most `max_steps`. An epoch of balanced draws has as many visits as
     one of all questions."""
     training = config.training
-    windows = -(-dataset.num_batches(training.batch_size_per_gpu) // training.gradient_accumulation_steps)
-    steps = windows * training.num_epochs
+    steps = -(-dataset.num_visits() // global_batch(training, world_size)) * training.num_epochs
     return min(steps, training.max_steps) if training.max_steps else steps
 
 
-@contextmanager
-def interruption() -> Iterator[threading.Event]:
-    """The first ctrl-C asks the loop to save and stop after its step; the second one stops at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def ask(signum, frame):
-        asked.set()
-        signal.signal(signal.SIGINT, previous)
-        log.info("interrupted: saving a checkpoint after this step (again to stop at once)")
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, previous)
+def count_parameters(model) -> int:
+    """Also of a model that ZeRO-3 has shared out."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
 
 
 def _shown(score: float | None) -> str:

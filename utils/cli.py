@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from utils.errors import UserError
+from utils.interruption import Interrupted
 
 
 def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> NoReturn:
     """Call `main(argv)` and leave with its exit code; errors become one line on stderr.
 
     A UserError ends with its own exit code, anything unexpected with 1 and, after `--debug` or with DEBUG=1 in the
-    environment, its traceback; ctrl-C ends with 130.
+    environment, its traceback; ctrl-C ends with 130, another signal that asks to leave with 75 ("try again").
     """
     # read when PyTorch starts: threads that wait asleep do not take the cores of other programs, which on a busy
     # machine makes two threads several times faster
@@ -28,6 +29,8 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
         sys.stdout.flush()
     except UserError as error:
         _fail(f"error: {error}", error.exit_code, debug)
+    except Interrupted as stop:
+        _fail(str(stop), stop.exit_code, debug=False)
     except KeyboardInterrupt:
         _fail("interrupted", 130, debug=False)
     except BrokenPipeError:  # the reader of our output, such as `head`, has left

@@ -30,3 +30,15 @@ class NonFiniteError(UserError):
     """Training produced NaN or infinity more often than the budget allows."""
 
     exit_code = 5
+
+
+class OutOfMemoryError(UserError):
+    """Not even the smallest micro-batch fits the memory."""
+
+    exit_code = 7
+
+
+class PeerError(UserError):
+    """Another process of this run failed, and its own message says why."""
+
+    exit_code = 1

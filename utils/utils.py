@@ -48,15 +48,18 @@ def get_logger(name: str) -> logging.Logger:
     return logging.getLogger(f"{LOGGER_ROOT}.{name}")
 
 
-def setup_logging(logfile: str | Path | None = None, level: int = logging.INFO) -> None:
-    """Send the project's messages to stderr (bare) and, with a date, to the end of `logfile`. May be called again."""
+def setup_logging(logfile: str | Path | None = None, level: int = logging.INFO, rank: int = 0) -> None:
+    """Send the project's messages to stderr (bare) and, with a date, to the end of `logfile`. May be called again.
+
+    Of several processes (`rank` > 0) all but the first say only what is wrong, with their number.
+    """
     root = logging.getLogger(LOGGER_ROOT)
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
-    root.setLevel(level)
+    root.setLevel(max(level, logging.WARNING) if rank else level)
     console = logging.StreamHandler(sys.stderr)
-    console.setFormatter(logging.Formatter("%(message)s"))
+    console.setFormatter(logging.Formatter(f"[process {rank}] %(message)s" if rank else "%(message)s"))
     root.addHandler(console)
     if logfile is not None:
         Path(logfile).parent.mkdir(parents=True, exist_ok=True)

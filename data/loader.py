@@ -1,0 +1,136 @@
+"""From a data set to batches: the same questions in the same order for any number of processes, workers or micro-batches.
+
+An epoch is a row of image visits. An optimizer step takes the next window of it, over all processes together; a window
+is cut into rounds of one micro-batch for each process. So the layout decides who sees a visit, never in which step it
+comes, and the place in an epoch is one number.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data.batch import Batch
+from data.mimic_cxr_dataset import VQADataset
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a window of image visits is cut."""
+
+    visits: int
+    """of one window, over all processes; the last window of an epoch may have fewer"""
+    micro_batch: int
+    """most visits of one batch of one process"""
+    rank: int = 0
+    world_size: int = 1
+
+    def rounds(self, visits: int) -> int:
+        """Batches that each process takes of a window of `visits` visits: the same number for all."""
+        return -(-visits // (self.micro_batch * self.world_size))
+
+    def share(self, visits: int, number: int) -> range:
+        """The places in a window of `visits` visits that this process has in round `number`.
+
+        A round that is not full is shared out evenly. With fewer visits than processes some have none.
+        """
+        start = number * self.micro_batch * self.world_size
+        size = min(self.micro_batch * self.world_size, visits - start)
+        first, end = (start + size * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        return range(first, end)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one process has of one optimizer step."""
+
+    batches: list[Batch]
+    visits: int
+    """over all processes"""
+
+    @property
+    def questions(self) -> int:
+        """of this process"""
+        return sum(len(batch.head) for batch in self.batches if not batch.padding)
+
+    @property
+    def images(self) -> int:
+        """of this process"""
+        return sum(len(batch.images) for batch in self.batches if not batch.padding)
+
+
+class _Shares(Dataset):
+    """One process's batches of an epoch from visit `start` on, in order, for a loader that asks for them by number."""
+
+    def __init__(self, dataset: VQADataset, layout: Layout, epoch: int, start: int):
+        self.dataset, self.layout, self.epoch, self.start = dataset, layout, epoch, start
+        self.visits = dataset.visits(epoch)
+        self.left = len(self.visits.study) - start
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.left, self.layout.visits)
+        return full * self.layout.rounds(self.layout.visits) + self.layout.rounds(rest)
+
+    def __getitem__(self, number: int) -> Batch:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        window, number = divmod(number, self.layout.rounds(self.layout.visits))
+        first = self.start + window * self.layout.visits
+        share = self.layout.share(min(self.layout.visits, len(self.visits.study) - first), number)
+        which = first + np.arange(share.start, share.stop)
+        if len(which):
+            return self.dataset.batch(self.visits, which, self.epoch)
+        return replace(self.dataset.batch(self.visits, np.array([first]), self.epoch), padding=True)
+
+
+def windows(
+    dataset: VQADataset, layout: Layout, *, epoch: int = 0, start: int = 0, num_workers: int = 0
+) -> Iterator[Window]:
+    """One process's share of each window of an epoch, from visit `start` on. Any number of workers gives the same."""
+    shares = _Shares(dataset, layout, epoch, start)
+    loader = _loader(dataset, shares, num_workers)
+    left = shares.left
+    while left > 0:
+        visits = min(layout.visits, left)
+        yield Window(list(islice(loader, layout.rounds(visits))), visits)
+        left -= visits
+
+
+def make_loader(
+    dataset: VQADataset, batch_size: int, *, epoch: int = 0, start: int = 0, num_workers: int = 0
+) -> Iterator[Batch]:
+    """All batches of an epoch for a single process, from batch number `start` on."""
+    layout = Layout(batch_size, batch_size)
+    return _loader(dataset, _Shares(dataset, layout, epoch, start * batch_size), num_workers)
+
+
+def num_batches(dataset: VQADataset, batch_size: int) -> int:
+    """Batches of `batch_size` image visits in an epoch; the last may be smaller."""
+    return -(-dataset.num_visits() // batch_size)
+
+
+def _loader(dataset: VQADataset, batches: Dataset, num_workers: int) -> Iterator[Batch]:
+    return iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=num_workers,
+            prefetch_factor=dataset.data.prefetch_factor if num_workers else None,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_signals_to_the_main_process,
+            # its own generator: the global random state stays untouched
+            generator=torch.Generator().manual_seed(dataset.seed),
+        )
+    )
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """A cluster sends its signals to every process; the one that trains still needs batches to finish its step."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)

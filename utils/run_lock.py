@@ -1,0 +1,55 @@
+"""One training at a time in an output folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.errors import CheckpointError
+from utils.utils import get_logger
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+log = get_logger(__name__)
+
+LOCK = ".lock"
+
+
+@contextmanager
+def run_lock(folder: str | Path) -> Iterator[None]:
+    """Hold `<folder>/.lock`; the system lets go of it when this process ends, however it ends.
+
+    CheckpointError that names the owner when another process holds it.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be written ({error.strerror}); choose another training.output_dir"
+        ) from error
+    with file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise CheckpointError(
+                f"{folder} is in use by {owner}: wait for it, end it, or choose another training.output_dir"
+            ) from None
+        except OSError as error:  # some network file systems cannot lock
+            log.warning("%s cannot be locked (%s): start no second training there", folder, error.strerror)
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        yield
