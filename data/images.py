@@ -19,7 +19,13 @@ from utils.errors import DataError
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused: the largest chest films have about 20 million pixels."""
+MAX_BYTES = 2**28
+MIN_SIDE = 16
+"""Smaller images are refused: they stand in for something that was not there."""
 
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
+"""Markers in a JPEG: here pixels begin; here the image ends. Neither occurs among the pixels."""
 _GREY_MODES = {"L", "RGB", "RGBA", "LA", "P", "CMYK", "YCbCr", "1"}
 
 
@@ -27,34 +33,66 @@ def decode(path: Path, shorter_side: int = 0) -> tuple[np.ndarray, int, int]:
     """Decode an image file completely.
 
     Args:
-        path: JPEG or PNG, 8 bit; colour becomes luminance, EXIF orientation is applied.
+        path: JPEG or PNG, 8 bit, whatever its name ends with; colour becomes luminance, alpha is ignored, EXIF
+            orientation is applied.
         shorter_side: resize so that the shorter side has this many pixels (never enlarging); 0 keeps the size.
     Returns:
         pixels (h, w) uint8, and width and height of the original after orientation.
     Raises:
-        DataError: missing, truncated, not an image, 16 bit or too large; names the file and the reason.
+        DataError: missing, damaged, not an image, not 8 bit, too large or too small; names the file and the reason. The
+            `__cause__` of a missing file is a FileNotFoundError.
     """
     try:
         # bytes first: Pillow opens lazily, and a file that vanishes half-way would be reported as a broken image
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"image {path}: {error.strerror or error}") from error
-    try:
-        with Image.open(io.BytesIO(data)) as image:
+        data = _read(path)
+        _check_whole(data)
+        with _open(data) as image:
             return _to_grey(image, shorter_side)
+    except MemoryError:
+        raise
     except UnidentifiedImageError as error:
-        raise DataError(f"image {path}: not an image ({len(data)} bytes)") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"image {path}: {error}") from error
+        raise DataError(f"image {path}: not a JPEG or PNG image ({len(data)} bytes)") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"image {path}: more than {MAX_PIXELS:,} pixels") from error
+    except Exception as error:  # damaged bytes make decoders raise anything
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"image {path}: {reason}") from error
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise ValueError(f"{size:,} bytes are more than {MAX_BYTES:,}")
+        return file.read()
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+
+
+def _check_whole(data: bytes) -> None:
+    """An error for damage and loss that Pillow decodes without a word."""
+    if data.startswith(_JPEG) and data.rfind(_END) < data.rfind(_SCAN):
+        raise ValueError("truncated: the end of the JPEG is missing")
+    if data.startswith(_PNG):
+        with _open(data) as image:
+            image.verify()  # the checksums
+        if data[24] > 8:
+            raise ValueError(f"{data[24]} bits a channel are not 8; convert it with an explicit window first")
 
 
 def _to_grey(image: Image.Image, shorter_side: int) -> tuple[np.ndarray, int, int]:
     if image.mode not in _GREY_MODES:
         # `.convert("L")` would saturate 16-bit values silently
         raise ValueError(f"pixel mode {image.mode} is not 8 bit; convert it with an explicit window first")
+    if getattr(image, "is_animated", False):
+        raise ValueError(f"holds {image.n_frames} pictures: which one is meant is not known")
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{width}x{height} pixels are more than {MAX_PIXELS}")
+        raise ValueError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
+    if min(width, height) < MIN_SIDE:
+        raise ValueError(f"{width}x{height} pixels are no film")
     turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     if shorter_side:
         # JPEG can be decoded at 1/2, 1/4, 1/8; twice the target keeps the resampling below free of aliasing

@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from tqdm import tqdm
 from configs.mimic_cxr_config import Config, DataConfig
 from data import label_space
 from data.index.part import ImageJob, StudyJob, build_part
-from data.index.store import COLUMNS, FORMAT, META, SPLITS, Index, open_index, write_table
+from data.index.quarantine import bad_samples, check_share, is_finished, read_problems, stop_at_first
+from data.index.store import COLUMNS, FORMAT, META, PROBLEMS, SPLITS, Index, open_index, write_table
 from data.label_space import CHEXPERT
 from data.release import Release, open_release, wanted_views
 from data.vocabulary import Vocabulary
@@ -25,8 +28,6 @@ from utils.errors import DataError
 from utils.utils import atomic_directory, get_logger, write_json, writing_to
 
 STUDIES_PER_PART = 100
-FEW = 2
-"""So many bad files never stop a build: they are counted and named in `problems.jsonl`."""
 NO_IMAGE = {"frontal_only": "no_frontal_image", "lateral_only": "no_lateral_image", "all": "no_image"}
 """Fate of the questions of a study none of whose images `data.view_filter` lets through."""
 
@@ -51,6 +52,8 @@ def ensure_index(config: Config, workers: int | None = None) -> Index:
             f"the index in {path} was built from other data or settings ({', '.join(different)} differ); "
             "delete that folder or name another one with data.index_dir"
         )
+    if config.data.on_bad_sample == "error":
+        stop_at_first(index.problems(), f"mend that file and delete the index {path}")
     return index
 
 
@@ -78,7 +81,8 @@ def build_index(release: Release, data: DataConfig, path: Path, workers: int | N
     Args:
         workers: processes; all cores when None.
     Raises:
-        DataError: more than `data.max_bad_fraction` of the images or studies cannot be used.
+        DataError: more than `data.max_bad_fraction` of the images or studies cannot be read, or, where
+            `data.on_bad_sample` is `error`, one: always the first in the order of the index.
     """
     jobs = plan_studies(release, data.view_filter)
     if not jobs:
@@ -98,9 +102,22 @@ def _build(release: Release, data: DataConfig, jobs: list[StudyJob], path: Path,
     _open_work_folder(work, identity)
     log.info("building the index of %s studies in %s", f"{len(jobs):,}", path)
     vocabulary = Vocabulary(tuple(release.entities), tuple(release.region_names))
-    _build_parts(release, parts, vocabulary, int(identity["image_store_size"]), work, workers)
     folders = [work / f"part-{i:06d}" for i in range(len(parts))]
-    problems = _check_problems(folders, jobs, data.max_bad_fraction, work)
+    side = int(identity["image_store_size"])
+    problems: list[dict] = []
+    with (
+        closing(_build_parts(release, parts, vocabulary.entity_index, side, folders, workers)) as done,
+        tqdm(total=len(jobs), unit="study", desc="index", disable=None) as bar,
+    ):
+        for i in done:
+            bar.update(len(parts[i]))
+            found = read_problems(folders[i])
+            if data.on_bad_sample == "error":
+                stop_at_first(found)
+            problems += found
+    check_share(problems, sum(len(j.images) for j in jobs), len(jobs), data.max_bad_fraction)
+    if bad := bad_samples(problems):
+        log.warning("%s bad file(s) are left out; %s names each with its reason", f"{len(bad):,}", path / PROBLEMS)
     with atomic_directory(path) as folder:
         _assemble(folders, folder, identity, release, vocabulary, problems)
     shutil.rmtree(work)
@@ -109,8 +126,9 @@ def _build(release: Release, data: DataConfig, jobs: list[StudyJob], path: Path,
 def plan_studies(release: Release, view_filter: str) -> list[StudyJob]:
     """All studies that have questions, in index order (split, patient, study), each with its usable images."""
     images = release.images
-    images = images.assign(area=images["rows"].astype("int64") * images["columns"], pa=images["view"] != "PA")
-    images = images.sort_values(["study_id", "pa", "area", "dicom_id"], ascending=[True, True, False, True])
+    rank = images["view"].map({"PA": 0, "AP": 1}).fillna(2)
+    images = images.assign(area=images["rows"].astype("int64") * images["columns"], rank=rank)
+    images = images.sort_values(["study_id", "rank", "area", "dicom_id"], ascending=[True, True, False, True])
     split_of = dict(zip(images["study_id"], images["split"].astype(str)))
     chosen: dict[int, list[ImageJob]] = {}
     for row in wanted_views(images, view_filter).itertuples(index=False):
@@ -133,8 +151,6 @@ def _open_work_folder(work: Path, identity: dict) -> None:
     """Make or reuse the folder of finished parts; parts of another release or of other settings are thrown away."""
     plan = work / "plan.json"
     if plan.exists() and json.loads(plan.read_text()) == identity:
-        done = sum(1 for _ in work.glob("part-*[0-9]"))
-        log.info("continuing: %d parts are there already", done)
         return
     if work.exists():
         shutil.rmtree(work)
@@ -142,29 +158,32 @@ def _open_work_folder(work: Path, identity: dict) -> None:
     write_json(plan, identity)
 
 
-def _build_parts(release: Release, parts: list, vocabulary: Vocabulary, side: int, work: Path, workers: int) -> None:
-    todo = [(i, work / f"part-{i:06d}") for i in range(len(parts))]
-    todo = [(i, target) for i, target in todo if not target.exists()]
-    studies = sum(len(p) for p in parts)
-    done = studies - sum(len(parts[i]) for i, _ in todo)
-    with tqdm(total=studies, initial=done, unit="study", desc="index", disable=None) as bar:
-        if workers == 1 or len(todo) <= 1:
-            for i, target in todo:
-                build_part(release, parts[i], vocabulary.entity_index, side, target)
-                bar.update(len(parts[i]))
-            return
-        # spawn: the parent may hold threads (pyarrow) that do not survive a fork
-        with ProcessPoolExecutor(
-            min(workers, len(todo)), get_context("spawn"), _start_worker, (release, vocabulary.entity_index, side)
-        ) as pool:
-            futures = {pool.submit(_build_in_worker, parts[i], target): i for i, target in todo}
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    bar.update(len(parts[futures[future]]))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+def _build_parts(
+    release: Release, parts: list, entity_index: dict[str, int], side: int, folders: list[Path], workers: int
+) -> Iterator[int]:
+    """Build what is not finished; the numbers of the parts in order, each when its folder is there."""
+    todo = {i for i, folder in enumerate(folders) if not is_finished(folder)}
+    if len(todo) < len(parts):
+        log.info("continuing: %d of %d parts are there already", len(parts) - len(todo), len(parts))
+    if workers == 1 or len(todo) <= 1:
+        for i, folder in enumerate(folders):
+            if i in todo:
+                build_part(release, parts[i], entity_index, side, folder)
+            yield i
+        return
+    # spawn: the parent may hold threads (pyarrow) that do not survive a fork
+    with ProcessPoolExecutor(
+        min(workers, len(todo)), get_context("spawn"), _start_worker, (release, entity_index, side)
+    ) as pool:
+        futures = {i: pool.submit(_build_in_worker, parts[i], folders[i]) for i in sorted(todo)}
+        try:
+            for i in range(len(parts)):
+                if i in futures:
+                    futures[i].result()
+                yield i
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 _worker: tuple = ()
@@ -179,25 +198,6 @@ def _start_worker(release: Release, entity_index: dict[str, int], side: int) -> 
 def _build_in_worker(jobs: list[StudyJob], target: Path) -> None:
     release, entity_index, side = _worker
     build_part(release, jobs, entity_index, side, target)
-
-
-def _check_problems(folders: list[Path], jobs: list[StudyJob], most: float, work: Path) -> list[dict]:
-    """Collect what could not be read; stop when it is more than the set share."""
-    problems = [p for folder in folders for p in json.loads((folder / "strings.json").read_text())["problems"]]
-    kinds = Counter(p["kind"] for p in problems)
-    totals = {"image": sum(len(j.images) for j in jobs), "study": len(jobs)}
-    for unit, bad in (
-        ("image", kinds["image_missing"] + kinds["image_unreadable"]),
-        ("study", kinds["unreadable_questions"] + kinds["graph_unreadable"]),
-    ):
-        if bad > max(FEW, most * totals[unit]):
-            first = next(p for p in problems if p["kind"].startswith(("image_", "unreadable", "graph_unreadable")))
-            raise DataError(
-                f"{bad:,} of {totals[unit]:,} {unit} files cannot be read, more than data.max_bad_fraction = {most:g}; "
-                f"the first: {first['message']}. Mend them (the finished parts in {work} are kept: delete that folder "
-                "after mending) or allow more with --set data.max_bad_fraction=..."
-            )
-    return problems
 
 
 def _assemble(folders, target: Path, identity, release: Release, vocabulary: Vocabulary, problems: list[dict]) -> None:
@@ -234,7 +234,7 @@ def _assemble(folders, target: Path, identity, release: Release, vocabulary: Voc
     tables["texts"], tables["question_ids"] = {"value": list(texts)}, {"value": list(question_ids)}
     for name, table in tables.items():
         write_table(target / "tables" / f"{name}.arrow", table)
-    with (target / "problems.jsonl").open("w") as file:
+    with (target / PROBLEMS).open("w") as file:
         file.writelines(json.dumps(p) + "\n" for p in problems)
     write_json(target / META, _meta(identity, release, vocabulary, counts, names, problems, rows))
 

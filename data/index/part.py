@@ -148,18 +148,23 @@ def _add_study(part: PartWriter, release: Release, job: StudyJob, entity_index: 
 
 
 def _store_images(part: PartWriter, job: StudyJob, side: int, pixels) -> tuple[list[tuple[ImageJob, int, int]], str]:
-    """Decode and append the images of a study; (image, width, height) of those that could be read."""
-    usable = []
+    """Decode and append the images of a study: (image, width, height) of those that could be read, else the reason.
+
+    The order of the images stays: where the canonical one cannot be read, the next good one takes its place.
+    """
+    usable, bad = [], set()
     for image in job.images:
         try:
             array, width, height = image_files.decode(image.path, side)
         except DataError as error:
-            kind = "image_missing" if not image.path.exists() else "image_unreadable"
-            part.problems.append({"kind": kind, "image": image.image_id, "message": str(error)})
+            kind = "image_missing" if isinstance(error.__cause__, FileNotFoundError) else "image_unreadable"
+            bad.add(kind)
+            part.problems.append(_image_problem(kind, job, image, str(error)))
             continue
         if image.width and (image.width, image.height) != (width, height):
             # boxes are in pixels of the JPEG, so its own size is the one that counts
-            part.problems.append({"kind": "size_differs", "image": image.image_id, "message": f"{image.path}"})
+            message = f"image {image.path}: {width}x{height} pixels, in the table {image.width}x{image.height}"
+            part.problems.append(_image_problem("size_differs", job, image, message))
         usable.append((image, width, height))
         part.add(
             "images",
@@ -174,8 +179,11 @@ def _store_images(part: PartWriter, job: StudyJob, side: int, pixels) -> tuple[l
         part.views.append(image.view)
         pixels.write(array.tobytes())
         part.offset += array.size
-    missing = all(not image.path.exists() for image in job.images)
-    return usable, "image_missing" if missing else "image_unreadable"
+    return usable, "image_missing" if bad == {"image_missing"} else "image_unreadable"
+
+
+def _image_problem(kind: str, job: StudyJob, image: ImageJob, message: str) -> dict:
+    return {"kind": kind, "study": job.study_id, "image": image.image_id, "path": str(image.path), "message": message}
 
 
 def _add_graphs(part: PartWriter, release: Release, job: StudyJob, usable: list, entity_index: dict) -> None:

@@ -19,6 +19,7 @@ FORMAT = 1
 
 SPLITS: tuple[str, ...] = ("train", "validate", "test")
 META = "index.json"
+PROBLEMS = "problems.jsonl"
 
 COLUMNS: dict[str, dict[str, type]] = {
     "questions": {
@@ -65,7 +66,8 @@ class Index:
     studies: subject_id, study_id, split (0 train, 1 validate, 2 test), question_start, question_count, image_start, image_count,
       chexpert (n, 14: 1, 0, -1 or nan).
     images: study, view, width, height (original pixels), stored_width, stored_height, offset, box_start, box_count,
-      finding_start, finding_count. A study's first image is the canonical one: PA before AP, then the larger, then the lower id.
+      finding_start, finding_count. A study's first image is the canonical one: PA before AP before other views, then the larger,
+      then the lower id.
     boxes: region, box (n, 4: x1 y1 x2 y2 in [0, 1] of the original). findings: regions (bit mask), entity, kind, from_report.
     """
 
@@ -161,6 +163,14 @@ class Index:
             for fate, n in by_fate.items():
                 fates[fate] = fates.get(fate, 0) + n
         return fates
+
+    def problems(self) -> list[dict]:
+        """Each study or image that could not be used as it is: `kind`, `message`, and what names it."""
+        path = self.path / PROBLEMS
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()]
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read ({error}); delete the index and build it again") from error
 
     def _table(self, name: str) -> pa.Table:
         cache = self.__dict__.setdefault("_tables", {})

@@ -16,8 +16,8 @@ from configs.mimic_cxr_config import Config
 from data.index import build, ensure_index
 from data.synthetic import write_release
 from tests.fault.unprivileged import public_folder, unprivileged
-from tests.test_index import contents
-from tests.test_index import write_release as write_small_release
+from tests.small_release import contents
+from tests.small_release import write_release as write_small_release
 from training import evaluation_run
 from utils.errors import DataError
 from utils.utils import writing_to

@@ -1,0 +1,61 @@
+"""Studies and images that cannot be read: named and left out, not more than a set share; or a reason to stop."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from data.images import decode
+from utils.errors import DataError
+
+BAD = {"image": ("image_missing", "image_unreadable"), "study": ("unreadable_questions", "graph_unreadable")}
+"""Kinds of problems that leave out an image or something of a study."""
+FEW = 2
+"""So many bad files never stop a build."""
+
+
+def read_problems(part: Path) -> list[dict]:
+    """What could not be used as it is in a finished part, in the order of its studies."""
+    return json.loads((part / "strings.json").read_text())["problems"]
+
+
+def bad_samples(problems: Iterable[dict]) -> list[dict]:
+    """Those problems that leave something out."""
+    kinds = {kind for kinds in BAD.values() for kind in kinds}
+    return [problem for problem in problems if problem["kind"] in kinds]
+
+
+def is_finished(part: Path) -> bool:
+    """Whether a part is there and nothing that was bad in it has been mended since."""
+    return part.exists() and not any(_may_be_mended(problem) for problem in bad_samples(read_problems(part)))
+
+
+def _may_be_mended(problem: dict) -> bool:
+    if "path" not in problem:  # a study's JSON: reading its part again costs little
+        return True
+    try:
+        decode(Path(problem["path"]))
+    except DataError:
+        return False
+    return True
+
+
+def stop_at_first(problems: Iterable[dict], mend: str = "mend that file") -> None:
+    """DataError naming the first bad sample, for `data.on_bad_sample` error."""
+    for problem in bad_samples(problems):
+        raise DataError(f"{problem['message']}; {mend}, or leave it out with --set data.on_bad_sample=quarantine")
+
+
+def check_share(problems: list[dict], images: int, studies: int, most: float) -> None:
+    """DataError when more than the share `most` of the images or of the studies is bad."""
+    kinds = Counter(problem["kind"] for problem in problems)
+    for unit, total in (("image", images), ("study", studies)):
+        bad = sum(kinds[kind] for kind in BAD[unit])
+        if bad > max(FEW, most * total):
+            first = next(problem for problem in problems if problem["kind"] in BAD[unit])
+            raise DataError(
+                f"{bad:,} of {total:,} {unit} files cannot be read, more than data.max_bad_fraction = {most:g}; the first: "
+                f"{first['message']}; mend them and run again, or allow more with --set data.max_bad_fraction=..."
+            )
