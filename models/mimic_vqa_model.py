@@ -31,7 +31,8 @@ from models.encoders import (
     resolve_visual,
     text_model_from_config,
 )
-from models.heads import AnswerHeads, GraphReader, chexpert_head, question_type_head
+from models.graph_reader import GraphReader
+from models.heads import AnswerHeads, chexpert_head, question_type_head
 from models.scene_graph import GraphPrediction, RegionPredictor, no_graph
 from models.sim import SimFusion, build_fusion
 

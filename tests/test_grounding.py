@@ -11,7 +11,7 @@ from data.batch import SceneGraph
 from data.label_space import CHEXPERT, NO_FINDING, REGIONS, SUPPORT_DEVICES
 from data.vocabulary import RESERVED, Vocabulary
 from models.encoders import build_tokenizer
-from models.heads import GraphReader
+from models.graph_reader import GraphReader
 from models.mimic_vqa_model import SSGVQA
 from models.sim import Fused
 from tests.test_models import SIZE, model_config, tokens
