@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.mimic_cxr_config import Config, DataConfig
 from data.batch import SceneGraph
 from data.label_space import CHEXPERT, NO_FINDING, REGIONS, SUPPORT_DEVICES
 from data.vocabulary import RESERVED, Vocabulary
@@ -14,7 +15,7 @@ from models.encoders import build_tokenizer
 from models.graph_reader import GraphReader
 from models.mimic_vqa_model import SSGVQA
 from models.sim import Fused
-from tests.test_models import SIZE, model_config, tokens
+from tests.small_model import SIZE, model_config, tokens
 
 ENTITIES = (
     "pleural effusion",
@@ -139,4 +140,7 @@ def test_the_class_table_is_the_one_of_the_targets_and_is_saved(model, tmp_path)
         CHEXPERT.index("Pleural Effusion")
     ]
     assert not table[:RESERVED].any() and not table[RESERVED + ENTITIES.index("scoliosis")].any()
-    assert torch.equal(model.state_dict()["reader.classes"], table)
+    config = Config(model=model.config, data=DataConfig(image_size=SIZE))
+    model.save_pretrained(tmp_path / "model", build_tokenizer(model.config, QUESTIONS), config)
+    loaded, *_ = SSGVQA.from_pretrained(tmp_path / "model")
+    assert torch.equal(loaded.reader.classes, table)
