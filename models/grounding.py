@@ -10,6 +10,7 @@ Letters in shapes: B images, Q questions, U distinct questions, T tokens, R = 26
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from data.batch import SceneGraph, TokenBatch
 from data.label_space import REGIONS
 from data.vocabulary import RESERVED, Vocabulary
+from models.encoders import QuestionEncoder
 from models.layers import LEAST_ODDS
 from models.scene_graph import NodeEmbedding
 
@@ -28,6 +30,8 @@ SHARPNESS = 16.0
 
 NAMED_AT_START = 4.0
 """Start of what `Grounding.named` gives to an entity that has all of the question's attention"""
+
+NAMES_AT_ONCE = 64
 
 
 class Grounding(nn.Module):
@@ -72,10 +76,17 @@ class Grounding(nn.Module):
         return alike.masked_fill(~mask[..., None, None], -torch.inf).logsumexp(1).softmax(-1)
 
     @torch.no_grad()
-    def start_from_names(self, nodes: NodeEmbedding, question_encoder: nn.Module, tokenizer, vocabulary: Vocabulary):
+    def start_from_names(
+        self,
+        nodes: NodeEmbedding,
+        question_encoder: QuestionEncoder,
+        tokenizer: PreTrainedTokenizerBase,
+        vocabulary: Vocabulary,
+    ) -> None:
         """Start entities and regions at their encoded names, and the queries so that they find them.
 
-        A random projection keeps angles: what is close in the encoder's D numbers stays close in 64.
+        A random projection keeps angles: what is close in the encoder's D numbers stays close in 64. A single name
+        stays where it is: there is nothing to tell it from.
         """
         regions = [*vocabulary.regions, *REGIONS]
         pairs = (
@@ -83,6 +94,8 @@ class Grounding(nn.Module):
             (self.region_query, nodes.region, regions),
         )
         for query, table, names in pairs:
+            if len(names) < 2:
+                continue
             encoded = encode_names(question_encoder, tokenizer, names)
             middle, size = encoded.mean(0), table.embedding_dim
             projection = torch.randn(size, encoded.shape[1]) / size**0.5
@@ -98,12 +111,21 @@ def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
     return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
-def encode_names(question_encoder: nn.Module, tokenizer: PreTrainedTokenizerBase, names) -> Tensor:
-    """Mean token of each encoded name, without the special ones, which all names share: (N, D)."""
+def encode_names(question_encoder: QuestionEncoder, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> Tensor:
+    """Mean token of each encoded name, without the special ones, which all names share: (N, D), N at least 1.
+
+    A name with more tokens than the encoder or its tokenizer can take is cut.
+    """
+    positions = getattr(question_encoder.model.config, "max_position_embeddings", tokenizer.model_max_length)
+    options = {"max_length": min(positions, tokenizer.model_max_length), "truncation": True, "padding": True}
     was_training = question_encoder.training
     question_encoder.eval()
-    encoded = tokenizer(list(names), padding=True, return_tensors="pt", return_special_tokens_mask=True)
-    ids, mask = encoded["input_ids"], encoded["attention_mask"]
-    states = question_encoder(TokenBatch(ids, mask))
+    means = []
+    for start in range(0, len(names), NAMES_AT_ONCE):
+        some = list(names[start : start + NAMES_AT_ONCE])
+        encoded = tokenizer(some, return_tensors="pt", return_special_tokens_mask=True, **options)
+        ids, mask = encoded["input_ids"], encoded["attention_mask"]
+        states = question_encoder(TokenBatch(ids, mask))
+        means.append(masked_mean(states.float(), mask.bool() & ~encoded["special_tokens_mask"].bool()))
     question_encoder.train(was_training)
-    return masked_mean(states.float(), mask.bool() & ~encoded["special_tokens_mask"].bool())
+    return torch.cat(means)

@@ -11,11 +11,13 @@ from configs.mimic_cxr_config import Config, DataConfig
 from data.batch import SceneGraph
 from data.label_space import CHEXPERT, NO_FINDING, REGIONS, SUPPORT_DEVICES
 from data.vocabulary import RESERVED, Vocabulary
+from models import grounding
 from models.encoders import build_tokenizer
 from models.graph_reader import GraphReader
+from models.grounding import encode_names
 from models.mimic_vqa_model import SSGVQA
 from models.sim import Fused
-from tests.small_model import SIZE, model_config, tokens
+from tests.small_model import SIZE, images, model_config, tokens
 
 ENTITIES = (
     "pleural effusion",
@@ -60,8 +62,44 @@ def test_questions_lean_to_the_entity_and_the_region_they_name_before_any_traini
     assert regions.gather(1, places[:, None]).mean() > 3 / len(REGIONS)
 
 
+def small_model(*entities: str) -> SSGVQA:
+    config = model_config()
+    return SSGVQA.build(config, Vocabulary(entities, ("lungs",)), build_tokenizer(config, QUESTIONS), SIZE)
+
+
+@pytest.mark.parametrize("entities", [(), ("nodule",), ("nodule", "edema " * 2000), ("nodule", "")])
+def test_any_number_and_length_of_names_will_do(entities):
+    model = small_model(*entities).train()
+    zero = torch.zeros(1, dtype=torch.long)
+    questions = tokens(build_tokenizer(model.config, QUESTIONS), QUESTIONS[:1])
+    out = model(images(1), questions, zero, zero)
+    sum(logits.square().mean() for logits in out.logits.values()).backward()
+    assert all(logits.isfinite().all() for logits in out.logits.values())
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_long_name_is_cut_to_the_positions_of_the_encoder():
+    model = small_model(*ENTITIES)
+    tokenizer = build_tokenizer(model.config, QUESTIONS)
+    tokenizer.model_max_length = 10**30  # as tokenizers say that do not know
+    model.question_encoder.model.config.max_position_embeddings = 10
+    with torch.inference_mode():
+        long, cut = encode_names(model.question_encoder, tokenizer, ["nodule " * 400, "nodule " * 8])
+    torch.testing.assert_close(long, cut)
+
+
+def test_names_in_slices_are_the_same_names(monkeypatch):
+    model = small_model(*ENTITIES).train()
+    tokenizer = build_tokenizer(model.config, QUESTIONS)
+    with torch.inference_mode():
+        together = encode_names(model.question_encoder, tokenizer, ENTITIES)
+        monkeypatch.setattr(grounding, "NAMES_AT_ONCE", 3)
+        torch.testing.assert_close(encode_names(model.question_encoder, tokenizer, ENTITIES), together)
+    assert model.question_encoder.training
+
+
 def test_what_a_question_names_is_looked_up_in_every_node_of_its_image(model):
-    grounding, nodes = model.fusion.grounding, 26
+    asked, nodes = model.fusion.grounding, 26
     entities = torch.zeros(2, 4, len(ENTITIES) + RESERVED)
     entities[0, :, 2], entities[1, :, 3] = 1, 1  # question 0 names the first entity, question 1 the second
     regions = torch.zeros(2, 4, nodes)
@@ -69,7 +107,7 @@ def test_what_a_question_names_is_looked_up_in_every_node_of_its_image(model):
     probs = torch.zeros(2, nodes, len(ENTITIES) + RESERVED)
     probs[0, 7, 2], probs[1, 9, 3] = 0.8, 1.0
     graph = SceneGraph(torch.zeros(2, nodes, 4), probs, torch.ones(2, dtype=torch.bool))
-    said = grounding.of_nodes(entities, regions, graph, torch.tensor([0, 1, 0]), torch.tensor([0, 1, 1]))
+    said = asked.of_nodes(entities, regions, graph, torch.tensor([0, 1, 0]), torch.tensor([0, 1, 1]))
     found, odds, place = said.split(4, dim=-1)
     expected = torch.zeros(3, nodes)
     expected[0, 7], expected[1, 9] = 0.8, 1.0
