@@ -32,6 +32,7 @@ NAMED_AT_START = 4.0
 """Start of what `Grounding.named` gives to an entity that has all of the question's attention"""
 
 NAMES_AT_ONCE = 64
+"""Names of one batch of the encoder: a very long one pads only these"""
 
 
 class Grounding(nn.Module):
