@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts, from the root of the repository: a Python environment in .venv with requirements.txt.
 #
 #   source scripts/_env.sh                    makes or reuses .venv; afterwards `python` is its interpreter

@@ -125,7 +125,7 @@ def command_problem(words: list[str]) -> str | None:
         known = help_of(name)
     else:
         known = script.read_text(encoding="utf-8")
-        if "exec python train_mimic_cxr.py" in known:
+        if "exec python -m scripts.launch" in known:
             known += help_of("train_mimic_cxr.py")
     options = [word.split("=")[0] for word in words if word.startswith("--")]
     unknown = [option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", known)]
@@ -255,55 +255,63 @@ def test_every_row_of_a_report_is_explained():
 
 @pytest.fixture
 def launcher(tmp_path):
-    """A copy of the scripts whose `python` shows the hardware of $BOX and otherwise prints its arguments."""
+    """A copy of the scripts whose `python` sees no GPU and, instead of training, prints its arguments."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     (tmp_path / "requirements.txt").write_text("")
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(
-        '#!/bin/sh\ncase "$1 $2" in\n"-m pip") ;;\n"-m utils.hardware_utils") printf "  GPUs:              %s\\n" "$BOX" ;;\n'
+        '#!/bin/sh\ncase "$1 $2" in\n"-m pip") ;;\n'
         f'train_mimic_cxr.py*) printf "<%s>" "$@" ;;\n*) exec {sys.executable} "$@" ;;\nesac\n'
     )
     python.chmod(0o755)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
 
-    def launch(*options, cwd=tmp_path, box="none (CPU only)"):
+    def launch(*options, cwd=tmp_path):
         command = [str(tmp_path / "scripts" / "launch_distributed_training.sh"), *options]
-        environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "BOX": box}
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "PYTHONPATH": str(ROOT),
+            "CUDA_VISIBLE_DEVICES": "",
+        }
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
     return launch
 
 
-def test_launcher_has_defaults_that_the_user_can_replace(launcher):
+def test_launcher_has_defaults_that_the_user_can_replace(launcher, tmp_path):
     done = launcher()
-    assert done.stdout.splitlines()[0].split() == ["GPUs:", "none", "(CPU", "only)"]
+    assert done.stdout.startswith("HARDWARE DETECTION RESULTS\n  GPUs:              none (CPU only)\n")
     assert done.stdout.endswith("\n<train_mimic_cxr.py><--config><configs/default_config.yaml><--resume><auto>")
-    done = launcher("--dry_run", "--resume", "never", "--set", "wandb.name=two words", "--config=mine.yaml")
-    words = "<--config><mine.yaml><--resume><auto><--dry_run><--resume><never><--set><wandb.name=two words>"
+    shutil.copy(ROOT / "configs" / "tiny_config.yaml", tmp_path / "mine.yaml")
+    (tmp_path / "default_config.yaml").symlink_to(ROOT / "configs" / "default_config.yaml")
+    done = launcher("--resume", "never", "--set", "wandb.name=two words", "--config=mine.yaml")
+    words = f"<--config><{tmp_path}/mine.yaml><--resume><auto><--resume><never><--set><wandb.name=two words>"
     assert done.stdout.endswith(f"\n<train_mimic_cxr.py>{words}")
+
+
+def test_launcher_dry_run_starts_nothing_and_needs_no_data(launcher):
+    done = launcher("--simulate", "4x NVIDIA L4", "--dry_run")
+    assert done.returncode == 0
+    assert "<train_mimic_cxr.py>" not in done.stdout
+    command = "--nproc_per_node 4 train_mimic_cxr.py --config configs/default_config.yaml --resume auto"
+    assert f"\n  python -m utils.torchrun --standalone {command}\n" in done.stdout
 
 
 def test_launcher_works_from_any_directory(launcher, tmp_path):
     other = tmp_path / "some where"
     other.mkdir()
-    (other / "mine.yaml").write_text("")
-    assert f"<--config><{other}/mine.yaml>" in launcher("--config", "mine.yaml", cwd=other).stdout
-    assert "<--config><configs/tiny_config.yaml>" in launcher("--config", "configs/tiny_config.yaml", cwd=other).stdout
-
-
-@pytest.mark.parametrize(
-    ("box", "gpus"),
-    [("none (CPU only)", 0), ("1 x NVIDIA L4", 0), ("4 x NVIDIA L4", 4), ("2 x NVIDIA L4, 1 x Tesla T4", 3)],
-)
-def test_launcher_says_which_gpus_it_leaves_alone(launcher, box, gpus):
-    done = launcher(box=box)
-    notes = [line for line in done.stdout.splitlines() if line.startswith("note:")]
-    assert len(notes) == (1 if gpus else 0)
-    assert not gpus or f"one of the {gpus} GPUs is used" in notes[0]
+    (other / "mine.yaml").write_text("wandb:\n  name: mine\n")
+    started = "train_mimic_cxr.py --config"
+    done = launcher("--dry_run", "--config", "mine.yaml", cwd=other)
+    assert f"{started} '{other}/mine.yaml'" in done.stdout
+    done = launcher("--dry_run", "--config", "configs/tiny_config.yaml", cwd=other)
+    assert f"{started} configs/tiny_config.yaml" in done.stdout
 
 
 def test_launcher_helps_and_refuses_without_an_environment(tmp_path, launcher):
     shutil.rmtree(tmp_path / ".venv")
-    assert launcher("--help").stdout.startswith("Shows the hardware, then trains")
+    assert launcher("--help").stdout.startswith("Shows the hardware, plans, and trains")
     done = launcher("--config")
     assert (done.returncode, done.stderr.splitlines()) == (2, ["error: --config needs a file: give its path"])

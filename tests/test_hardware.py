@@ -107,6 +107,16 @@ def test_the_users_batch_is_kept_and_accumulation_fits_it():
     assert advice("4x L4", global_batch=64)["training.gradient_accumulation_steps"] == 1
 
 
+def test_nodes_and_processes_share_the_batch():
+    found = advice("4x L4", nodes=2)
+    assert (found["training.batch_size_per_gpu"], found["training.gradient_accumulation_steps"]) == (16, 2)
+    assert found["data.num_workers"] == advice("4x L4")["data.num_workers"]
+    assert advice("L4", nodes=2)["deepspeed.enabled"] is True
+    found = advice("cpu", cpus=8, processes=4)
+    assert (found["training.gradient_accumulation_steps"], found["effective_batch"]) == (16, 256)
+    assert (found["deepspeed.enabled"], found["data.num_workers"]) == (False, 0)
+
+
 def test_two_cores_are_left_to_the_training_itself():
     assert advice("cpu", cpus=2)["data.num_workers"] == 0
 

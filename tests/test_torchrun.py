@@ -114,6 +114,10 @@ def test_the_first_failure_gives_the_code_and_the_others_are_ended(launch):
     assert lines == ["rank 0: killed by SIGTERM, ended by the launcher", "rank 1: exit code 3"]
 
 
+def test_the_cause_may_end_later_than_its_consequence(launch):
+    assert finish(launch("time.sleep(0 if rank else 0.7)\nsys.exit(1 if rank else 3)"))[0] == 3
+
+
 def test_a_killed_worker_is_named(launch):
     code, _, lines = finish(launch("if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(60)"))
     assert code == 1

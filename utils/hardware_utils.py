@@ -182,17 +182,26 @@ def _card(name: str) -> str | None:
 
 
 def recommend(
-    hardware: Hardware, global_batch: int = GLOBAL_BATCH, batch_size_per_gpu: int | None = None
+    hardware: Hardware,
+    global_batch: int = GLOBAL_BATCH,
+    batch_size_per_gpu: int | None = None,
+    nodes: int = 1,
+    processes: int | None = None,
 ) -> list[Advice]:
-    """Settings with reasons. `batch_size_per_gpu`: the user's own, so that accumulation fits it."""
-    batch, reason = _micro_batch(hardware, global_batch, batch_size_per_gpu)
+    """Settings with reasons, for `nodes` machines like `hardware`.
+
+    `batch_size_per_gpu`: the user's own, so that accumulation fits it. `processes` on each machine: one for each GPU
+    (on a CPU one) unless given.
+    """
+    ranks = processes or max(1, len(hardware.gpus))
+    batch, reason = _micro_batch(hardware, ranks * nodes, global_batch, batch_size_per_gpu)
     return [
         Advice("training.batch_size_per_gpu", batch, reason),
-        *_accumulation(hardware, batch, global_batch),
+        *_accumulation(ranks * nodes, batch, global_batch),
         _precision(hardware),
         _checkpointing(hardware, batch),
-        *_deepspeed(hardware),
-        *_loader(hardware, batch),
+        *_deepspeed(hardware, ranks * nodes),
+        *_loader(hardware, ranks, batch),
     ]
 
 
@@ -201,12 +210,12 @@ def settings(advice: list[Advice]) -> dict[str, int | str | bool]:
     return {item.key: item.value for item in advice if "." in item.key}
 
 
-def _micro_batch(hardware: Hardware, global_batch: int, given: int | None) -> tuple[int, str]:
+def _micro_batch(hardware: Hardware, devices: int, global_batch: int, given: int | None) -> tuple[int, str]:
     if given is not None:
         return given, "as you set it"
     if not hardware.gpus:
-        return min(CPU_BATCH, global_batch), "a CPU gains little from larger batches"
-    devices, least = len(hardware.gpus), _least_memory(hardware)
+        return min(CPU_BATCH, max(1, global_batch // devices)), "a CPU gains little from larger batches"
+    least = _least_memory(hardware)
     batch = next(images for memory, images in BATCH_TIERS if least >= memory)
     if batch * devices > global_batch:
         share = max(1, global_batch // devices)
@@ -214,8 +223,7 @@ def _micro_batch(hardware: Hardware, global_batch: int, given: int | None) -> tu
     return batch, f"images that fit {least:.0f} GiB with room to spare"
 
 
-def _accumulation(hardware: Hardware, batch: int, global_batch: int) -> list[Advice]:
-    devices = max(1, len(hardware.gpus))
+def _accumulation(devices: int, batch: int, global_batch: int) -> list[Advice]:
     steps = max(1, math.ceil(global_batch / (batch * devices) - 0.5))  # the nearest; of two equally near the smaller
     effective = batch * steps * devices
     product = f"{batch} images x {steps} x {devices} device(s)"
@@ -259,8 +267,8 @@ def _checkpointing(hardware: Hardware, batch: int) -> Advice:
     return Advice(key, True, f"about {need:.0f} of {have:.0f} GiB would be needed without")
 
 
-def _deepspeed(hardware: Hardware) -> list[Advice]:
-    if len(hardware.gpus) < 2:
+def _deepspeed(hardware: Hardware, devices: int) -> list[Advice]:
+    if not hardware.gpus or devices < 2:
         device = "one GPU" if hardware.gpus else "no GPU"
         reason = f"{device}: there is nothing to share out"
         return [Advice("deepspeed.enabled", False, reason), Advice("deepspeed.stage", 0, reason)]
@@ -269,20 +277,21 @@ def _deepspeed(hardware: Hardware) -> list[Advice]:
         "under 6 GiB a GPU the weights are shared out too" if small else "optimizer state and gradients are shared out"
     )
     return [
-        Advice("deepspeed.enabled", True, f"{len(hardware.gpus)} GPUs (plain DDP where DeepSpeed is not installed)"),
+        Advice("deepspeed.enabled", True, f"{devices} GPUs (plain data parallelism: set it to false)"),
         Advice("deepspeed.stage", 3 if small else 2, reason),
     ]
 
 
-def _loader(hardware: Hardware, batch: int) -> list[Advice]:
-    """Workers of each rank; all ranks together leave at least one CPU free."""
-    cpus, ranks = hardware.cpus, len(hardware.gpus)
-    if ranks:
+def _loader(hardware: Hardware, ranks: int, batch: int) -> list[Advice]:
+    """Workers of each rank of this machine; all ranks together leave at least one CPU free."""
+    cpus = hardware.cpus
+    if hardware.gpus:
         wanted = 8 if batch >= 64 else 4
         workers = min(wanted, (cpus - 1) // ranks)
         reason = f"{workers} of each of {ranks} rank(s), {workers * ranks} in all, on {cpus} CPUs"
     else:
-        workers = 0 if cpus < 4 else 1 if cpus < 16 else 2
+        each = cpus // ranks
+        workers = 0 if each < 4 else 1 if each < 16 else 2
         reason = f"training itself needs the {cpus} CPUs; stored images are read fast"
     prefetch = 4 if hardware.memory_gib > 64 else 3 if hardware.memory_gib > 32 else 2
     return [

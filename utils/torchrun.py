@@ -2,7 +2,7 @@
 
     0   all workers finished
     75  they wrote a checkpoint and left because of a signal: start again to go on (EX_TEMPFAIL of sysexits.h)
-    2-5 the error of the first worker that failed (utils/errors.py); 1 if it failed otherwise or was killed
+    2-7 the error of the first worker that failed (utils/errors.py); 1 if it failed otherwise or was killed
 
 torchrun itself ends with 1 after every failure and with a traceback of some screens. Here SIGTERM, SIGINT, SIGHUP, SIGQUIT
 and SIGUSR1 reach each worker once, and only the worker, not its loader processes; workers have --shutdown_timeout
@@ -22,12 +22,14 @@ import time
 
 from utils import cli
 from utils.errors import ConfigError
+from utils.interruption import TRY_AGAIN
 
-PREEMPTED = 75
 PATIENCE = 120.0
 """Seconds for a checkpoint, between a signal, or the first worker that leaves with 75, and SIGKILL."""
 GRACE = 30.0
 """Seconds that the others have after one worker failed: they wait for it in vain and save nothing."""
+SETTLE = 2.0
+"""Seconds before they are told so: the one that knows the cause may need longer to end than those that lost it."""
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
 
 
@@ -37,10 +39,10 @@ class Leave(Exception):
 
 def exit_code(codes: list[int], received: int = 0) -> int:
     """One code for all workers from theirs, the earliest failures first; `received`: the signal that was handed on."""
-    preempted = {PREEMPTED, *(-number for number in (signal.SIGTERM, signal.SIGUSR1) if number == received)}
+    preempted = {TRY_AGAIN, *(-number for number in (signal.SIGTERM, signal.SIGUSR1) if number == received)}
     failures = [code for code in codes if code not in {0, *preempted}]
     if not failures:
-        return PREEMPTED if preempted & set(codes) else 0
+        return TRY_AGAIN if preempted & set(codes) else 0
     if received and set(failures) == {-received}:
         return 128 + received
     return next((code for code in failures if code > 1), 1)
@@ -101,18 +103,18 @@ class Watch:
         if time.monotonic() > self.deadline:
             self.close()
         result = original(context)
-        if result is not None and (self.received or self.code() == PREEMPTED):
+        if result is not None and (self.received or self.code() == TRY_AGAIN):
             raise Leave  # and no restart, whatever --max_restarts says
         return result
 
     def close(self) -> None:
         """Wait for the workers that still run, if they can be expected to leave by themselves, and end the rest."""
-        failed = self.code() not in (0, PREEMPTED)
+        failed = self.code() not in (0, TRY_AGAIN)
         if self.received:
             left = self.deadline - time.monotonic()
             self._wait(min(left, GRACE) if failed else left)
-        elif not failed:
-            self._wait(self.patience)
+        else:
+            self._wait(SETTLE if failed else self.patience)
         running = self.running()
         self.stopped |= set(running)
         if not self.received:
@@ -147,7 +149,7 @@ class Watch:
         if not ended and self.received:  # before any worker ran: nothing was lost
             return exit_code([-self.received], self.received)
         alone = exit_code([code for rank, code in ended.items() if rank not in self.stopped], self.received)
-        return exit_code(list(ended.values()), self.received) if alone in (0, PREEMPTED) else alone
+        return exit_code(list(ended.values()), self.received) if alone in (0, TRY_AGAIN) else alone
 
     def report(self) -> list[str]:
         """One line for each rank that did not end with 0."""
@@ -159,7 +161,7 @@ class Watch:
 
 
 def _describe(code: int) -> str:
-    if code == PREEMPTED:
+    if code == TRY_AGAIN:
         return "left to be started again (exit code 75)"
     if code >= 0:
         return f"exit code {code}"
@@ -211,7 +213,7 @@ def main(argv: list[str]) -> int:
     code = watch.code()
     for line in watch.report():
         print(line, file=sys.stderr)
-    if code == PREEMPTED:
+    if code == TRY_AGAIN:
         print("the run was interrupted and can go on: start it again with the same options", file=sys.stderr)
     return code
 
