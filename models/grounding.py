@@ -44,7 +44,7 @@ class Grounding(nn.Module):
         self.region_query = nn.Linear(width, GROUNDING_HEADS * nodes.region.embedding_dim)
         self.entity_sharpness = nn.Parameter(torch.full((GROUNDING_HEADS, 1), SHARPNESS))
         self.region_sharpness = nn.Parameter(torch.full((GROUNDING_HEADS, 1), SHARPNESS))
-        self.named_weight = nn.Parameter(torch.tensor(NAMED_AT_START))
+        self.named_weight = nn.Parameter(torch.full((1,), NAMED_AT_START))
         self.width = 3 * GROUNDING_HEADS
 
     def forward(self, nodes: NodeEmbedding, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

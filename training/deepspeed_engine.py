@@ -55,10 +55,13 @@ class DeepSpeedEngine:
         self._zero = deepspeed.zero
         self.processes, self.device = processes, processes.device
         self.precision = choose_precision(training, self.device)
-        self.model = prepare_model(training, model, processes)
+        # ZeRO lays all weights out in flat tensors
+        self.model = prepare_model(training, model, processes).to(memory_format=torch.contiguous_format)
         self.stage = config.deepspeed.stage
         self.kind = f"DeepSpeed {deepspeed.__version__} ZeRO-{self.stage}"
         self._names = parameter_names(self.model)
+        if self.stage == 3:
+            _gather_as_a_whole(deepspeed, self.model)
         self._engine, self._optimizer, _, self.scheduler = deepspeed.initialize(
             model=_UnderAutocast(self.model, self.precision, self.device),
             optimizer=build_optimizer(training, self.model, self.device, processes.world_size),
@@ -66,6 +69,8 @@ class DeepSpeedEngine:
             config=completed(config),
             dist_init_required=False,
         )
+        # DeepSpeed would link what the optimizer makes in its first step, and only for the first group of parameters
+        self._make_moments(0.0)
         self._window = None
         self._scale, self._good_steps = None, 0
         if self.precision.name == "fp16":
@@ -158,11 +163,9 @@ class DeepSpeedEngine:
         if self._scale is not None and state.numbers["loss_scale"]:
             self._set_scale(state.numbers["loss_scale"])
             self._good_steps = state.numbers["good_steps"]
-        if not state.tensors:
-            return
         self._make_moments(state.numbers["steps"])
         for parameter, name in self._names.items():
-            for moment in MOMENTS:
+            for moment in MOMENTS if state.tensors else ():
                 self._set_moment(parameter, moment, state.tensors[f"{moment}/{name}"])
 
     def _partitions(self) -> list[Tensor]:
@@ -175,11 +178,13 @@ class DeepSpeedEngine:
         return max((float(state[p]["step"]) for p in self._partitions() if "step" in state.get(p, {})), default=0.0)
 
     def _make_moments(self, steps: float) -> None:
-        """The optimizer makes its state in its first step; a resumed one needs it before."""
+        """Give the optimizer the state that it would make in its first step, as if it had taken so many."""
+        adam = self._optimizer.optimizer
         for partition in self._partitions():
-            moments = {moment: torch.zeros_like(partition) for moment in MOMENTS}
-            self._optimizer.optimizer.state[partition] = {"step": torch.tensor(steps), **moments}
+            counter = torch.tensor(steps, device=partition.device if adam.defaults["fused"] else None)
+            adam.state[partition] = {"step": counter} | {moment: torch.zeros_like(partition) for moment in MOMENTS}
         if self.stage < 3:
+            self._optimizer._hp_optimizer_states_linked = False
             self._optimizer._lazy_init_hp_params_optimizer_state()
 
     def _set_moment(self, parameter: nn.Parameter, moment: str, whole: Tensor) -> None:
@@ -198,6 +203,13 @@ class DeepSpeedEngine:
         padded = nn.functional.pad(whole.flatten(), (0, size * self.processes.world_size - whole.numel()))
         part = padded.narrow(0, size * self.processes.rank, size)
         safe_set_local_optimizer_state(parameter, part, moment)
+
+
+def _gather_as_a_whole(deepspeed, model: nn.Module) -> None:
+    """Everything but the encoders uses weights across its modules, which ZeRO-3 cannot see: it is gathered in one go."""
+    encoders = (model.image_encoder, model.question_encoder)
+    parts = [part for part in model.children() if part not in encoders and any(True for _ in part.parameters())]
+    deepspeed.utils.set_z3_leaf_modules(model, list({type(part) for part in parts}))
 
 
 class _UnderAutocast(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from training.engine import Engine
 from training.graph_dropout import GraphMix, draw_graphs
 from training.loss import QUESTION_TYPE, MultiTaskLoss, part_names
 from training.meter import StepReport
+from training.processes import Processes
 from utils.interruption import Interrupted, interruption
 from utils.watchdog import Watchdog
 
@@ -58,11 +61,9 @@ class OptimizerStep:
     def agreed_counts(self, window: Window | None) -> dict[str, float]:
         """The loss denominators of the window over all processes; the same exchange says whether one wants to leave."""
         counts = self.loss.window_counts(window.batches if window else [])
-        asked = interruption.asked or window is None
-        total = self.processes.sum(torch.tensor([float(asked), *counts.values()], dtype=torch.float64)).tolist()
+        total = self.processes.sum(torch.tensor([float(interruption.asked), *counts.values()], dtype=torch.float64)).tolist()
         if total[0]:
-            signums = [s for s in self.processes.gather(interruption.signum) if s is not None]
-            raise Interrupted(signums[0])
+            raise_together(self.processes)
         return dict(zip(counts, total[1:], strict=True))
 
     def accumulate(self, window: Window, counts: dict[str, float]) -> dict[str, Tensor] | None:
@@ -87,6 +88,11 @@ class OptimizerStep:
                 raise
             return None
         return parts
+
+
+def raise_together(processes: Processes) -> NoReturn:
+    """Interrupted in all processes, with the signal that one of them got; all call it at the same place."""
+    raise Interrupted(next(signum for signum in processes.gather(interruption.signum) if signum is not None))
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

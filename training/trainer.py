@@ -21,7 +21,7 @@ from training.meter import Meter, StepReport
 from training.model_card import model_card
 from training.resume import check_same_run, describe_run
 from training.saver import Saver
-from training.step import OptimizerStep, WindowDoesNotFit
+from training.step import OptimizerStep, WindowDoesNotFit, raise_together
 from training.tracking import Sinks
 from training.validation import Validation, validate
 from utils.errors import CheckpointError, NonFiniteError, OutOfMemoryError
@@ -298,7 +298,7 @@ class Trainer:
     def between_validation_batches(self) -> None:
         self.watchdog.beat("a batch of the validation split")
         if self.processes.any(interruption.asked):
-            raise Interrupted([s for s in self.processes.gather(interruption.signum) if s is not None][0])
+            raise_together(self.processes)
 
     def save_best(self, scores: Validation) -> None:
         """Write `best_model`: weights, configuration, tokenizer, vocabulary, scores and model card."""

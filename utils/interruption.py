@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 TRY_AGAIN = 75
 """EX_TEMPFAIL of sysexits.h: schedulers may start the same command again, and it goes on."""
@@ -96,10 +96,8 @@ class Interruption:
 
 def _say(text: str) -> None:
     """Straight to the file: a signal may have come in the middle of another message, and the terminal may be gone."""
-    try:
+    with suppress(OSError, ValueError, AttributeError):
         os.write(sys.stderr.fileno(), text.encode())
-    except (OSError, ValueError, AttributeError):
-        pass
 
 
 interruption = Interruption()
