@@ -60,8 +60,6 @@ class DeepSpeedEngine:
         self.stage = config.deepspeed.stage
         self.kind = f"DeepSpeed {deepspeed.__version__} ZeRO-{self.stage}"
         self._names = parameter_names(self.model)
-        if self.stage == 3:
-            _gather_as_a_whole(deepspeed, self.model)
         self._engine, self._optimizer, _, self.scheduler = deepspeed.initialize(
             model=_UnderAutocast(self.model, self.precision, self.device),
             optimizer=build_optimizer(training, self.model, self.device, processes.world_size),
@@ -69,6 +67,8 @@ class DeepSpeedEngine:
             config=completed(config),
             dist_init_required=False,
         )
+        if self.stage == 3:
+            _keep_whole_beside_the_encoders(self._optimizer, self.model)
         # DeepSpeed would link what the optimizer makes in its first step, and only for the first group of parameters
         self._make_moments(0.0)
         self._window = None
@@ -205,11 +205,21 @@ class DeepSpeedEngine:
         safe_set_local_optimizer_state(parameter, part, moment)
 
 
-def _gather_as_a_whole(deepspeed, model: nn.Module) -> None:
-    """Everything but the encoders uses weights across its modules, which ZeRO-3 cannot see: it is gathered in one go."""
-    encoders = (model.image_encoder, model.question_encoder)
-    parts = [part for part in model.children() if part not in encoders and any(True for _ in part.parameters())]
-    deepspeed.utils.set_z3_leaf_modules(model, list({type(part) for part in parts}))
+def _keep_whole_beside_the_encoders(optimizer, model: nn.Module) -> None:
+    """Under ZeRO-3, share out the encoders' weights only, which are nine tenths of all.
+
+    ZeRO-3 brings weights together where a module takes and returns tensors. Fusion and heads use weights across modules
+    and return dataclasses, which it cannot see.
+    """
+    backbones = {p for module in model.pretrained_modules() for p in module.parameters()}
+    for parameter in model.parameters():
+        if parameter not in backbones:
+            parameter.is_external_param = True  # never released between forward and backward pass
+            if not parameter.ds_persist:
+                parameter.ds_persist = True
+                optimizer.persistent_parameters.append(parameter)
+    if optimizer.persistent_parameters:
+        optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
 
 class _UnderAutocast(nn.Module):

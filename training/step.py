@@ -61,7 +61,9 @@ class OptimizerStep:
     def agreed_counts(self, window: Window | None) -> dict[str, float]:
         """The loss denominators of the window over all processes; the same exchange says whether one wants to leave."""
         counts = self.loss.window_counts(window.batches if window else [])
-        total = self.processes.sum(torch.tensor([float(interruption.asked), *counts.values()], dtype=torch.float64)).tolist()
+        total = self.processes.sum(
+            torch.tensor([float(interruption.asked), *counts.values()], dtype=torch.float64)
+        ).tolist()
         if total[0]:
             raise_together(self.processes)
         return dict(zip(counts, total[1:], strict=True))
