@@ -23,7 +23,8 @@ PROMISED = f"""
     configs/default_config.yaml configs/tiny_config.yaml configs/pretrain_config.yaml configs/finetune_config.yaml
     configs/deepspeed_config.json configs/mimic_cxr_config.py data/mimic_cxr_dataset.py data/label_space.py
     models/mimic_vqa_model.py training/loss.py training/metrics.py utils/utils.py utils/hardware_utils.py
-    scripts/quickstart.sh scripts/test.sh
+    scripts/quickstart.sh scripts/test.sh scripts/launch_distributed_training.sh scripts/setup_gcp.sh
+    scripts/slurm/train.sbatch
 """.split()
 
 
@@ -335,8 +336,8 @@ def test_an_old_python_is_refused_with_one_line(checkout):
 
 
 def test_shell_scripts_are_sound_and_executable():
-    scripts = [*(ROOT / "scripts").glob("*.sh"), ROOT / ".ci" / "run"]
-    assert len(scripts) >= 3
+    scripts = [*(ROOT / "scripts").rglob("*.sh"), *(ROOT / "scripts").rglob("*.sbatch"), ROOT / ".ci" / "run"]
+    assert len(scripts) >= 5
     for path in scripts:
         subprocess.run(["bash", "-n", str(path)], check=True)
         assert path.name.startswith("_") or os.access(path, os.X_OK), path
