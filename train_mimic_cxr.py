@@ -49,26 +49,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def settings(args: argparse.Namespace, world_size: int = 1):
-    """The configuration, with the advice for so many devices like this process's merged in."""
+def settings(args: argparse.Namespace, place):
+    """The configuration with the advice for this run's processes merged in; `place` is this one's `Placement`."""
     from dataclasses import replace
 
-    from configs.mimic_cxr_config import config_from_args
+    from configs.advice import with_advice
     from utils import hardware_utils
 
-    asked = config_from_args(args, FLAGS)
-    if args.no_auto:
-        return asked
     hardware = hardware_utils.detect()
-    reference = asked.config.training.reference_batch_size
-    if hardware.gpus:
-        hardware = replace(hardware, gpus=hardware.gpus[:1] * world_size)
-    else:  # several processes on a CPU share the global batch too
-        reference = max(1, reference // world_size)
-    batch = "training.batch_size_per_gpu"
-    given = asked.config.training.batch_size_per_gpu if asked.origin[batch] != "default" else None
-    advice = hardware_utils.recommend(hardware, reference, given)
-    return config_from_args(args, FLAGS, hardware_utils.settings(advice))
+    hardware = replace(hardware, gpus=hardware.gpus[: place.local_world_size])
+    nodes = place.world_size // place.local_world_size
+    return with_advice(args, FLAGS, hardware, place.local_world_size, nodes)[0]
 
 
 def main(argv: list[str]) -> int:
@@ -78,9 +69,10 @@ def main(argv: list[str]) -> int:
     from utils.launch_environment import placement
 
     place = placement()
-    loaded = settings(args, place.world_size)
+    loaded = settings(args, place)
     if args.print_config:
-        print(format_config(loaded))
+        if place.rank == 0:
+            print(format_config(loaded))
         return 0
     interruption.install()
     from training.processes import join

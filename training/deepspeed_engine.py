@@ -69,6 +69,7 @@ class DeepSpeedEngine:
         )
         if self.stage == 3:
             _keep_whole_beside_the_encoders(self._optimizer, self.model)
+            self._gather_persistent()
         # DeepSpeed would link what the optimizer makes in its first step, and only for the first group of parameters
         self._make_moments(0.0)
         self._window = None
@@ -107,6 +108,8 @@ class DeepSpeedEngine:
         skipped = self._engine.skipped_steps
         self._engine.step()
         applied = self._engine.skipped_steps == skipped
+        if not applied:
+            self._gather_persistent()
         norm = float(self._engine.get_global_grad_norm())
         self._adapt_scale(applied)
         return StepOutcome(applied, norm, lr)
@@ -136,15 +139,23 @@ class DeepSpeedEngine:
             self._set_scale(2 * self._scale)
 
     def gathered(self) -> AbstractContextManager:
-        return self._zero.GatheredParameters(list(self.model.parameters())) if self.stage == 3 else nullcontext()
+        if self.stage < 3:
+            return nullcontext()
+        return self._zero.GatheredParameters([p for p in self.model.parameters() if not p.ds_persist])
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         if self.stage == 3:
             with self._zero.GatheredParameters(list(self.model.parameters()), modifier_rank=0):
                 self.model.load_state_dict(weights)
+            self._gather_persistent()
         else:
             self.model.load_state_dict(weights)
         self._optimizer.refresh_fp32_params()
+
+    def _gather_persistent(self) -> None:
+        """Under ZeRO-3: make what is never shared out whole again, where DeepSpeed leaves its parts behind."""
+        if self.stage == 3 and self._optimizer.persistent_parameters:
+            self._optimizer.persistent_parameters[0].all_gather(self._optimizer.persistent_parameters)
 
     def state_dict(self) -> EngineState:
         from deepspeed.utils import safe_get_full_optimizer_state
@@ -218,8 +229,6 @@ def _keep_whole_beside_the_encoders(optimizer, model: nn.Module) -> None:
             if not parameter.ds_persist:
                 parameter.ds_persist = True
                 optimizer.persistent_parameters.append(parameter)
-    if optimizer.persistent_parameters:
-        optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
 
 class _UnderAutocast(nn.Module):

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from utils.errors import UserError
 from utils.interruption import Interrupted
+from utils.secrets_file import load_env_file
 
 
 def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> NoReturn:
@@ -22,6 +23,7 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
     # read when PyTorch starts: threads that wait asleep do not take the cores of other programs, which on a busy
     # machine makes two threads several times faster
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    load_env_file()
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv or os.environ.get("DEBUG") == "1"
     try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 HUNG = 6
@@ -41,7 +42,7 @@ class Watchdog:
         """The program moves; `doing` is what the report will say if this was the last sign of life."""
         self._doing, self._last = doing, time.monotonic()
 
-    @contextmanager
+    @contextlib.contextmanager
     def patient(self, doing: str, factor: float = 5.0) -> Iterator[None]:
         """Inside, allow `factor` times as long: for what is slow with right, such as a full disk cache."""
         self._allowed = factor * self.seconds
@@ -68,14 +69,11 @@ class Watchdog:
 
     def _report(self, silent: float) -> None:
         message = f"{self.name} hangs: no progress for {silent:.0f} s since {self._doing}"
-        for file in (self._file, sys.stderr):
-            try:
-                print(
-                    f"{message}; the stacks of its threads {'follow' if file is self._file else f'are in {self.path}'}",
-                    file=file,
-                    flush=True,
-                )
-            except OSError:
-                continue
-        faulthandler.dump_traceback(file=self._file, all_threads=True)
-        self._file.flush()
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as stacks:
+            faulthandler.dump_traceback(file=stacks, all_threads=True)
+            stacks.seek(0)
+            text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}; its threads:\n{stacks.read()}\n"
+        # in one piece: other processes of the run may hang too and write to the same file
+        os.write(self._file.fileno(), text.encode())
+        with contextlib.suppress(OSError):
+            print(f"{message}; the stacks of its threads are in {self.path}", file=sys.stderr, flush=True)

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import signal
-import sys
 import time
 
 import torch

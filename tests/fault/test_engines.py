@@ -1,0 +1,252 @@
+"""Two processes, whatever engine: the numbers of one process, exact resume, and faults that hit one of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from data.index import open_index
+from models.mimic_vqa_model import SSGVQA
+from tests.fault.launch import Ended, Launcher
+from tests.tiny_training import make_config, make_index
+from training import checkpoint
+
+STEPS = 50
+ENGINES = {
+    "torch": {"enabled": False},
+    "zero-1": {"stage": 1},
+    "zero-2": {"stage": 2},
+    "zero-3": {"stage": 3},
+}
+CALM = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
+"""of the text encoder; `model.dropout` is the rest"""
+
+
+@pytest.fixture(scope="module")
+def launcher():
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture(scope="module")
+def index_folder(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("index")
+    make_index(folder)
+    return str(folder / "index")
+
+
+@pytest.fixture
+def job(index_folder, tmp_path):
+    """A training of 8 image visits a step; `processes` share them."""
+
+    def make(processes=1, engine="torch", output="run", data=None, fault=None, resume="never", model=None, **training):
+        size = {"batch_size_per_gpu": 4 // processes, "gradient_accumulation_steps": 2}
+        settings = {"max_steps": 12, "num_epochs": 100, "save_steps": 1000, "eval_steps": 6} | size | training
+        return {
+            "index": index_folder,
+            "output": str(tmp_path / output),
+            "training": settings,
+            "deepspeed": ENGINES[engine],
+            "data": data or {},
+            "model": model or {},
+            "fault": fault or {},
+            "resume": resume,
+        }
+
+    return make
+
+
+def without_dropout() -> dict:
+    text = make_config("unused").model.text_kwargs
+    return {"dropout": 0.0, "drop_path": 0.0, "text_kwargs": text | CALM}
+
+
+def assert_ended_well(ended: Ended) -> None:
+    assert set(ended.codes) == {0}, ended.stderr
+    assert len({report["weights"] for report in ended.reports}) == 1, "all processes have the same weights"
+
+
+# The numbers of one process
+
+
+@pytest.fixture(scope="module")
+def one_process(launcher, index_folder, tmp_path_factory) -> Ended:
+    settings = {"max_steps": STEPS, "num_epochs": 100, "save_steps": 1000, "eval_steps": 25}
+    job = {
+        "index": index_folder,
+        "output": str(tmp_path_factory.mktemp("one")),
+        "training": settings | {"batch_size_per_gpu": 4, "gradient_accumulation_steps": 2},
+        "model": without_dropout(),
+    }
+    ended = launcher.run(job)
+    assert_ended_well(ended)
+    return ended
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_processes_give_the_loss_curve_of_one(launcher, job, one_process, engine):
+    ended = launcher.run(job(2, engine, model=without_dropout(), max_steps=STEPS, eval_steps=25), 2)
+    assert_ended_well(ended)
+    assert ("DeepSpeed" in ended.reports[0]["kind"]) == (engine != "torch")
+    assert ended.losses.keys() == one_process.losses.keys() and len(ended.losses) == STEPS
+    for step, loss in one_process.losses.items():
+        assert ended.losses[step] == pytest.approx(loss, rel=1e-5), step
+    for name in ("questions", "best", "step"):
+        assert ended.reports[0][name] == pytest.approx(one_process.reports[0][name], abs=1e-6), name
+
+
+def test_batch_norms_see_the_images_of_all_processes(launcher, job):
+    model = without_dropout() | {"visual_backbone": "resnet10t", "visual_kwargs": {}}
+    slow = {"max_steps": 12, "learning_rate": 1e-5}  # of four images a batch norm makes much out of a rounding error
+    one = launcher.run(job(model=model, output="one", **slow))
+    two = launcher.run(job(2, model=model, output="two", **slow), 2)
+    apart = launcher.run(
+        job(model=model, output="apart", **slow | {"batch_size_per_gpu": 2, "gradient_accumulation_steps": 4})
+    )
+    for ended in (one, two, apart):
+        assert_ended_well(ended)
+    assert list(two.losses.values()) == pytest.approx(list(one.losses.values()), rel=1e-5)
+    assert two.reports[0]["best"] == pytest.approx(one.reports[0]["best"], abs=1e-3), "running statistics agree too"
+    assert list(apart.losses.values()) != pytest.approx(list(one.losses.values()), rel=1e-3), "statistics matter here"
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_processes_resume_bit_for_bit(launcher, job, engine, tmp_path):
+    straight = launcher.run(job(2, engine, save_steps=5, save_total_limit=9), 2)
+    assert_ended_well(straight)
+    keep_until(tmp_path / "run", 5)
+    resumed = launcher.run(job(2, engine, resume="auto"), 2)
+    assert_ended_well(resumed)
+    assert resumed.losses == {step: loss for step, loss in straight.losses.items() if int(step) > 5}
+    assert resumed.reports[0]["weights"] == straight.reports[0]["weights"]
+
+
+@pytest.mark.parametrize(("before", "after"), [((2, "zero-2"), (1, "torch")), ((1, "torch"), (2, "zero-2"))])
+def test_another_number_of_processes_or_engine_goes_on(launcher, job, before, after, tmp_path):
+    model = without_dropout()
+    straight = launcher.run(job(*before, model=model, save_steps=5, save_total_limit=9), before[0])
+    keep_until(tmp_path / "run", 5)
+    resumed = launcher.run(job(*after, model=model, resume="auto"), after[0])
+    for ended in (straight, resumed):
+        assert_ended_well(ended)
+    assert f"not bit-identical to one that was not cut: world_size: {before[0]} -> {after[0]}" in resumed.stderr[0]
+    for step, loss in resumed.losses.items():
+        assert loss == pytest.approx(straight.losses[step], rel=1e-5), step
+
+
+def test_another_global_batch_is_refused_by_all_processes(launcher, job):
+    assert_ended_well(launcher.run(job(max_steps=6)))
+    ended = launcher.run(job(2, resume="auto", max_steps=6, batch_size_per_gpu=4), 2)
+    assert ended.codes == [4, 4]
+    assert "8 image visits a step, now they are 16" in ended.stderr[0]
+
+
+def test_a_zero_2_checkpoint_is_a_plain_model_folder(launcher, job, index_folder, tmp_path):
+    assert_ended_well(launcher.run(job(2, "zero-2", max_steps=6), 2))
+    for folder in (checkpoint.step_directory(tmp_path / "run", 6), tmp_path / "run" / "best_model"):
+        model, *_ = SSGVQA.from_pretrained(folder)
+        assert model.vocabulary == open_index(Path(index_folder)).vocabulary
+
+
+def keep_until(run: Path, step: int) -> None:
+    """As if the run had been killed behind this checkpoint."""
+    for folder in checkpoint.list_checkpoints(run):
+        if folder != checkpoint.step_directory(run, step):
+            shutil.rmtree(folder)
+
+
+# Faults that hit one of two
+
+
+@pytest.mark.parametrize("engine", ["torch", "zero-2", "zero-3"])
+def test_nan_in_one_process_is_skipped_in_both_and_counted(launcher, job, engine, tmp_path):
+    ended = launcher.run(job(2, engine, fault={"kind": "nan", "step": 4, "rank": 1}), 2)
+    assert_ended_well(ended)
+    assert [report["skipped"] for report in ended.reports] == [1, 1]
+    assert "5" not in ended.losses and "6" in ended.losses
+    (line,) = [json.loads(line) for line in (tmp_path / "run" / "skipped_steps.jsonl").read_text().splitlines()]
+    assert line["step"] == 5 and line["index_rows"]
+    assert "step 5 skipped" in ended.stderr[0]
+
+
+def test_a_skipped_step_changes_no_weight(launcher, job):
+    before = launcher.run(job(2, "zero-2", max_steps=4, output="before"), 2)
+    after = launcher.run(job(2, "zero-2", max_steps=5, output="after", fault={"kind": "nan", "step": 4, "rank": 1}), 2)
+    # the schedule of a longer run is another one
+    fixed = launcher.run(job(2, "zero-2", max_steps=5, output="fixed"), 2)
+    for ended in (before, after, fixed):
+        assert_ended_well(ended)
+    assert list(after.losses.values()) == list(fixed.losses.values())[:4]
+    assert after.reports[0]["weights"] != fixed.reports[0]["weights"]
+
+
+@pytest.mark.parametrize("engine", ["torch", "zero-2", "zero-3"])
+def test_memory_that_runs_out_in_one_process_shrinks_the_micro_batch_of_both(launcher, job, engine):
+    model = without_dropout()
+    calm = launcher.run(
+        job(2, engine, model=model, output="calm", batch_size_per_gpu=4, gradient_accumulation_steps=1), 2
+    )
+    tight = launcher.run(
+        job(
+            2,
+            engine,
+            model=model,
+            output="tight",
+            batch_size_per_gpu=4,
+            gradient_accumulation_steps=1,
+            fault={"kind": "oom", "step": 3, "rank": 1, "most": 2},
+        ),
+        2,
+    )
+    for ended in (calm, tight):
+        assert_ended_well(ended)
+    assert [report["micro_batch"] for report in tight.reports] == [2, 2]
+    assert re.search(r"from step \d+ on micro-batches of 2 image visits; the global batch stays 8", tight.stderr[0])
+    assert list(tight.losses.values()) == pytest.approx(list(calm.losses.values()), rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["torch", "zero-2"])
+def test_sigterm_to_one_process_ends_both_at_one_step(launcher, job, engine, tmp_path):
+    fault = {"kind": "signal", "signal": "SIGTERM", "step": 4, "rank": 1}
+    ended = launcher.run(job(2, engine, fault=fault), 2)
+    assert ended.codes == [75, 75], ended.stderr
+    found = checkpoint.find_checkpoint(tmp_path / "run", "auto")
+    assert found.name == "step-00000004"
+    resumed = launcher.run(job(2, engine, resume="auto"), 2)
+    straight = launcher.run(job(2, engine, output="straight"), 2)
+    assert_ended_well(resumed)
+    assert resumed.reports[0]["weights"] == straight.reports[0]["weights"]
+
+
+@pytest.mark.parametrize("engine", ["torch", "zero-2"])
+def test_a_killed_process_ends_the_other_and_the_run_goes_on(launcher, job, engine, tmp_path):
+    fault = {"kind": "signal", "signal": "SIGKILL", "step": 7, "rank": 1}
+    started = time.monotonic()
+    ended = launcher.run(job(2, engine, fault=fault, save_steps=3, hang_timeout=5), 2)
+    assert ended.codes[1] == -signal.SIGKILL and ended.codes[0] not in (0, 75)
+    assert time.monotonic() - started < 40
+    assert checkpoint.find_checkpoint(tmp_path / "run", "auto").name == "step-00000006"
+    resumed = launcher.run(job(2, engine, resume="auto"), 2)
+    straight = launcher.run(job(2, engine, output="straight"), 2)
+    assert_ended_well(resumed)
+    assert resumed.reports[0]["weights"] == straight.reports[0]["weights"]
+
+
+def test_a_hanging_process_ends_both_with_the_stacks_of_all(launcher, job, tmp_path):
+    ended = launcher.run(job(2, fault={"kind": "hang", "step": 4, "rank": 1}, hang_timeout=4), 2)
+    assert 6 in ended.codes and 0 not in ended.codes
+    events = (tmp_path / "run" / "events.log").read_text()
+    assert "process 0 hangs" in events and "process 1 hangs" in events
+    stacks = {rank: events.split(f"process {rank} hangs")[1].split("hangs: no")[0] for rank in (0, 1)}
+    assert " in agreed_counts\n" in stacks[0], "process 0 waits for the other"
+    assert " in at_step\n" in stacks[1], "process 1 sleeps"
