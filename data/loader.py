@@ -7,8 +7,11 @@ comes, and the place in an epoch is one number.
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -18,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.batch import Batch
 from data.mimic_cxr_dataset import VQADataset
+from utils.errors import DataError, UserError
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,11 @@ class Window:
 
 
 class _Shares(Dataset):
-    """One process's batches of an epoch from visit `start` on, in order, for a loader that asks for them by number."""
+    """One process's batches of an epoch from visit `start` on, in order, for a loader that asks for them by number.
+
+    An error that the user can mend takes the place of its batch: raised in a loader process it would arrive with a
+    traceback for a message.
+    """
 
     def __init__(self, dataset: VQADataset, layout: Layout, epoch: int, start: int):
         self.dataset, self.layout, self.epoch, self.start = dataset, layout, epoch, start
@@ -77,7 +85,13 @@ class _Shares(Dataset):
         full, rest = divmod(self.left, self.layout.visits)
         return full * self.layout.rounds(self.layout.visits) + self.layout.rounds(rest)
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch | UserError:
+        try:
+            return self._batch(number)
+        except UserError as error:
+            return error
+
+    def _batch(self, number: int) -> Batch:
         if not 0 <= number < len(self):
             raise IndexError(number)
         window, number = divmod(number, self.layout.rounds(self.layout.visits))
@@ -116,7 +130,7 @@ def num_batches(dataset: VQADataset, batch_size: int) -> int:
 
 
 def _loader(dataset: VQADataset, batches: Dataset, num_workers: int) -> Iterator[Batch]:
-    return iter(
+    loader = iter(
         DataLoader(
             batches,
             batch_size=None,
@@ -128,9 +142,41 @@ def _loader(dataset: VQADataset, batches: Dataset, num_workers: int) -> Iterator
             generator=torch.Generator().manual_seed(dataset.seed),
         )
     )
+    atexit.unregister(_end_loader_processes)
+    atexit.register(_end_loader_processes)  # the last to be registered is called first: before PyTorch waits for them
+    return _checked(loader)
+
+
+def _checked(loader: Iterator[Batch | UserError]) -> Iterator[Batch]:
+    with dead_loader_explained():
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+@contextmanager
+def dead_loader_explained() -> Iterator[None]:
+    """DataError for what PyTorch raises, wherever the program is at that moment, when a loader process has died."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise DataError(
+            f"a process that loads data has died ({str(error).strip().rstrip('.')}), as when memory runs out: lower "
+            "data.num_workers or data.prefetch_factor, then go on with --resume auto"
+        ) from error
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
     """A cluster sends its signals to every process; the one that trains still needs batches to finish its step."""
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _end_loader_processes() -> None:
+    """At the end of the program. Without this it would wait for ever: it asks by the signal that they ignore."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
