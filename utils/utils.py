@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.errors import DataError
+from utils.errors import DataError, UserError
 
 LOGGER_ROOT = "ssgvqa"
 TEMPORARY = ".tmp-"
@@ -66,6 +66,8 @@ def setup_logging(logfile: str | Path | None = None, level: int = logging.INFO, 
         file = logging.FileHandler(logfile, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(file)
+    for handler in root.handlers:  # a full disk or a closed terminal is no reason for a traceback at every line
+        handler.handleError = lambda record: None
 
 
 def format_duration(seconds: float) -> str:
@@ -87,18 +89,18 @@ def format_duration(seconds: float) -> str:
 
 
 @contextmanager
-def writing_to(place: str | Path, advice: str) -> Iterator[None]:
+def writing_to(place: str | Path, advice: str, kind: type[UserError] = DataError) -> Iterator[None]:
     """Around everything that writes to `place`: a write that the system refuses becomes one line with the `advice`.
 
     Raises:
-        DataError: for an OSError of `WRITE_REFUSALS`; other errors pass as they are.
+        UserError: of this `kind`, for an OSError of `WRITE_REFUSALS`; other errors pass as they are.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in WRITE_REFUSALS:
             raise
-        raise DataError(f"cannot write to {place} ({os.strerror(error.errno)}); {advice}") from error
+        raise kind(f"cannot write to {place} ({os.strerror(error.errno)}); {advice}") from error
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
@@ -155,7 +157,7 @@ def clean_leftovers(parent: str | Path) -> list[str]:
         name, replaced, _ = entry.name[1:].rpartition(REPLACED)
         if not entry.name.startswith("."):
             continue
-        if replaced and not (entry.parent / name).exists():
+        if replaced and TEMPORARY not in name and not (entry.parent / name).exists():
             os.rename(entry, entry.parent / name)
         elif replaced or TEMPORARY in entry.name:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -181,6 +183,8 @@ def _take_place(temporary: Path, final: Path) -> None:
     except BaseException:
         os.rename(old, final)
         raise
+    # first: after a power cut `final` must not still be the old folder, but without its files
+    _fsync_directory(final.parent)
     shutil.rmtree(old)
 
 
