@@ -13,6 +13,7 @@ newest that verifies. Nothing is unpickled.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -91,6 +92,8 @@ def save_checkpoint(
 
 
 def _write(final: Path, state: TrainingState, save_model: Callable[[Path], None]) -> None:
+    if not final.parent.is_dir():  # it would be made again, without the rest of the run
+        raise FileNotFoundError(errno.ENOENT, f"{final.parent} is gone")
     with atomic_directory(final) as folder:
         save_model(folder)
         save_file(state.engine.tensors, folder / OPTIMIZER, metadata={"format": "pt"})
@@ -125,9 +128,16 @@ def _delete(folder: Path) -> None:
 def verify(folder: Path) -> None:
     """Compare every file with the manifest. CheckpointError with the first difference."""
     try:
+        _verify(folder)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{folder}: cannot be read ({' '.join(str(error).split())})") from error
+
+
+def _verify(folder: Path) -> None:
+    try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         entries = [(str(name), int(size), str(digest)) for name, (size, digest) in manifest.items()]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{folder}: {MANIFEST} is missing or unreadable ({error})") from error
     unnamed = {WEIGHTS, OPTIMIZER, STATE} - {name for name, _, _ in entries}
     if unnamed:

@@ -10,13 +10,18 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from configs.mimic_cxr_config import Config
-from utils.utils import format_duration, get_logger
+from utils.errors import CheckpointError
+from utils.utils import format_duration, get_logger, write_atomic, writing_to
 
 log = get_logger(__name__)
+
+WRITE_ADVICE = "free space or choose another training.output_dir, then go on with --resume auto"
+"""For the user whose disk refuses what a training writes."""
 
 REMOTE_PREFIXES = ("train/", "val/", "system/")
 """The only names that leave the machine."""
@@ -43,18 +48,24 @@ class JsonlSink:
         self._file = None
 
     def start(self, step: int) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_after(self._path, step)
-        self._file = self._path.open("a", encoding="utf-8")
+        with self._writing():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_after(self._path, step)
+            self._file = self._path.open("a", encoding="utf-8")
 
     def log(self, step: int, values: dict[str, float]) -> None:
         numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **numbers}) + "\n")
-        self._file.flush()
+        with self._writing():
+            self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **numbers}) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what a full disk has refused once is still in the buffer
+                self._file.close()
+
+    def _writing(self) -> AbstractContextManager:
+        return writing_to(self._path, WRITE_ADVICE, CheckpointError)
 
 
 def _drop_after(path: Path, step: int) -> None:
@@ -68,7 +79,7 @@ def _drop_after(path: Path, step: int) -> None:
                 kept.append(line)
         except ValueError:
             continue
-    path.write_text("".join(kept), encoding="utf-8")
+    write_atomic(path, "".join(kept))  # a kill at this moment must not cost the lines of days
 
 
 class ConsoleSink:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from configs.mimic_cxr_config import Config, to_yaml
-from data.loader import Layout, Window, windows
+from data.loader import Layout, Window, dead_loader_explained, windows
 from data.mimic_cxr_dataset import VQADataset
 from models.model_folder import copy_weights
 from training.checkpoint import STATE, find_checkpoint, load_checkpoint, step_directory
@@ -22,11 +23,11 @@ from training.model_card import model_card
 from training.resume import check_same_run, describe_run
 from training.saver import Saver
 from training.step import OptimizerStep, WindowDoesNotFit, raise_together
-from training.tracking import Sinks
+from training.tracking import WRITE_ADVICE, Sinks
 from training.validation import Validation, validate
 from utils.errors import CheckpointError, NonFiniteError, OutOfMemoryError
 from utils.interruption import Interrupted, interruption
-from utils.utils import clean_leftovers, get_logger, write_atomic
+from utils.utils import clean_leftovers, get_logger, write_atomic, writing_to
 from utils.watchdog import Watchdog
 
 log = get_logger(__name__)
@@ -102,8 +103,9 @@ class Trainer:
         Raises:
             Interrupted: a signal asked for it; a checkpoint of the last finished step is there.
         """
-        with interruption.deferred():
-            self.watchdog.start()
+        with interruption.deferred(), dead_loader_explained():
+            with self.writing():
+                self.watchdog.start()
             try:
                 with self.watchdog.patient("restoring"):
                     self.restore()
@@ -134,12 +136,14 @@ class Trainer:
             if self.due(self.settings.logging_steps):
                 self.log()
         self.saver.settle()
+        self.leave_if_asked()
 
     def restore(self) -> None:
         """Continue at a checkpoint, or start; the output folder has its config.yaml afterwards."""
         if self.processes.is_main:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            clean_leftovers(self.output_dir)
+            with self.writing():
+                self.output_dir.mkdir(parents=True, exist_ok=True)
+                clean_leftovers(self.output_dir)
             self.saver.check_space(self.model)
         checkpoint = self.processes.from_main(
             find_checkpoint(self.output_dir, self.resume) if self.processes.is_main else None
@@ -148,7 +152,8 @@ class Trainer:
         if checkpoint:
             self.load(checkpoint)
         if self.processes.is_main:
-            write_atomic(self.output_dir / "config.yaml", to_yaml(self.config))
+            with self.writing():
+                write_atomic(self.output_dir / "config.yaml", to_yaml(self.config))
         self.sinks.start(self.state.step)
         self.meter.start(self.state.step, self.state.meter)
 
@@ -237,7 +242,7 @@ class Trainer:
                 "gradient_norm": str(outcome.grad_norm),
                 "index_rows": rows,
             }
-            with (self.output_dir / SKIPPED).open("a", encoding="utf-8") as file:
+            with self.writing(), (self.output_dir / SKIPPED).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         allowed = max(self.settings.max_skipped_steps, round(self.settings.max_skipped_fraction * self.total_steps))
         in_a_row = state.skipped_in_a_row >= self.settings.max_skipped_steps
@@ -297,6 +302,10 @@ class Trainer:
 
     def between_validation_batches(self) -> None:
         self.watchdog.beat("a batch of the validation split")
+        self.leave_if_asked()
+
+    def leave_if_asked(self) -> None:
+        """Interrupted in all processes when one was asked to leave; all call it together."""
         if self.processes.any(interruption.asked):
             raise_together(self.processes)
 
@@ -304,6 +313,8 @@ class Trainer:
         """Write `best_model`: weights, configuration, tokenizer, vocabulary, scores and model card."""
         with self.watchdog.patient("saving the best model"), self.engine.gathered():
             if self.processes.is_main:
+                if not self.output_dir.is_dir():
+                    raise CheckpointError(f"{self.output_dir} is gone: nothing more can be saved there")
                 numbers = {"step": self.state.step, "questions_trained": self.state.questions}
                 metrics = numbers | {"validation": scores.as_json()}
                 card = model_card(self.config, self.train_data.index, metrics, count_parameters(self.model))
@@ -325,6 +336,10 @@ class Trainer:
                 self.identity,
                 lambda folder: self.model.save_pretrained(folder, self.tokenizer, self.config, weights=weights),
             )
+
+    def writing(self) -> AbstractContextManager:
+        """Around what writes to the output folder beside the checkpoints: a disk that refuses is an error of the user."""
+        return writing_to(self.output_dir, WRITE_ADVICE, CheckpointError)
 
     def leave(self, stop: Interrupted) -> Interrupted:
         """Save what is not saved yet; returns the reason to leave, with what to tell the user."""
