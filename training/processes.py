@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -54,7 +55,8 @@ class Processes:
         """Sum of a tensor over all processes, on every process."""
         if self.several:
             values = values.clone()
-            dist.all_reduce(values, group=self.cpu_group if values.device.type == "cpu" else None)
+            with self._exchange():
+                dist.all_reduce(values, group=self.cpu_group if values.device.type == "cpu" else None)
         return values
 
     def any(self, flag: bool) -> bool:
@@ -66,7 +68,8 @@ class Processes:
         if not self.several:
             return [thing]
         things: list = [None] * self.world_size
-        dist.all_gather_object(things, thing, group=self.cpu_group)
+        with self._exchange():
+            dist.all_gather_object(things, thing, group=self.cpu_group)
         return things
 
     def from_main(self, thing: T) -> T:
@@ -74,8 +77,20 @@ class Processes:
         if not self.several:
             return thing
         things = [thing]
-        dist.broadcast_object_list(things, src=0, group=self.cpu_group)
+        with self._exchange():
+            dist.broadcast_object_list(things, src=0, group=self.cpu_group)
         return things[0]
+
+    @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        """Say in plain words what a broken connection means."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise PeerError(
+                f"process {self.rank}: another process is gone, its own message says why ({reason})"
+            ) from error
 
     def barrier(self) -> None:
         """Wait until all processes are here."""

@@ -174,6 +174,9 @@ class Trainer:
         self.state.micro_batch = min(self.state.micro_batch, self.settings.batch_size_per_gpu)
         self.saver.saved(self.state.step)
         log.info("resumed from %s", checkpoint)
+        if self.state.looked_at and not self.processes.from_main((self.output_dir / BEST).is_dir()):
+            log.warning("%s is not there: the best of the looks from here on takes its place", self.output_dir / BEST)
+            self.state.best_score, self.state.looked_at, self.state.looks_without_gain = None, 0, 0
 
     def next_window(self) -> Window | None:
         """This process's share of the next step; None when it was asked to leave while it waited."""

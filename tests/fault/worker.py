@@ -24,7 +24,11 @@ from utils.utils import setup_logging
 
 
 def inject(trainer, fault: dict) -> None:
-    """Faults: {"kind", "step", "rank"}; a step is counted from 0 and named before it is taken."""
+    """Faults: {"kind", "step", "rank"}; a step is counted from 0 and named before it is taken.
+
+    `nan`: the gradient of that step. `oom`: more than `most` images, from that step on. `hang`, `signal`. `scale`: losses are
+    multiplied by `scale` as in fp16, and the gradient of that step overflows.
+    """
     kind, rank = fault.get("kind"), trainer.processes.rank
     if not kind or rank != fault.get("rank", rank):
         return
@@ -46,7 +50,9 @@ def inject(trainer, fault: dict) -> None:
             raise torch.OutOfMemoryError("made up")
         return forward(*args, **kwargs)
 
-    if kind == "nan":
+    if kind == "scale":
+        engine._set_scale(fault["scale"])
+    if kind in ("nan", "scale"):
         engine.backward = poisoned
     elif kind == "oom":
         engine.forward = out_of_memory
@@ -83,6 +89,7 @@ def main(argv: list[str]) -> int:
         "skipped": state.skipped,
         "micro_batch": state.micro_batch,
         "best": state.best_score,
+        "scale": getattr(trainer.engine, "_scale", None),
         "questions": state.questions,
     }
     print("REPORT " + json.dumps(report), flush=True)
