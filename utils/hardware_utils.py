@@ -1,4 +1,4 @@
-"""What the machine has, and the settings that suit it: `python -m utils.hardware_utils [--simulate "4x NVIDIA L4"]`.
+"""What the machine has, and the settings that suit it: `python -m utils.hardware_utils [--simulate "4x NVIDIA L4" | --probe]`.
 
 Advice only: a value that the user wrote is never replaced by it (see `configs.mimic_cxr_config.load_config`).
 """
@@ -6,6 +6,7 @@ Advice only: a value that the user wrote is never replaced by it (see `configs.m
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -344,7 +345,7 @@ def _memory_line(hardware: Hardware) -> str:
     return f"{each} GB per GPU ({sum(sizes)} GB total)"
 
 
-def main(argv: list[str]) -> int:
+def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m utils.hardware_utils", description="Detect the hardware and advise."
     )
@@ -353,10 +354,28 @@ def main(argv: list[str]) -> int:
         "--simulate", metavar="TEXT", help='advise for another machine: "4x NVIDIA L4", "A100 80GB", "cpu"'
     )
     parser.add_argument("--cpus", type=int, metavar="N", help="CPUs of the simulated machine")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--probe", action="store_true", help="take training steps here; what they and a run cost")
+    parser.add_argument("--devices", type=int, metavar="N", help="devices of the run (default: those of this machine)")
+    parser.add_argument("--max_minutes", type=float, metavar="N", help="about the time that --probe takes (default: 5)")
+    cli.add_common_arguments(parser)
     args = parser.parse_args(argv)
     if args.cpus is not None and args.simulate is None:
         parser.error("--cpus goes with --simulate")
+    if args.probe and args.simulate is not None:
+        raise ConfigError("--probe measures this machine and --simulate describes another one: leave one of them out")
+    of_the_probe = "--config --mimic_cxr_path --mimic_qa_path --set --print_config --devices --max_minutes".split()
+    given = [option for option in of_the_probe if getattr(args, option[2:]) not in (None, [], False)]
+    if given and not args.probe:
+        raise ConfigError(f"{', '.join(given)}: for --probe only")
+    return args
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    if args.probe:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # libraries read it when they are imported: a probe downloads nothing
+        # by name: what it measures lies in layers above this one, and only this command needs them
+        return importlib.import_module("training.probe").main(args)
     hardware = detect() if args.simulate is None else simulate(args.simulate, args.cpus)
     advice = recommend(hardware)
     if args.json:
