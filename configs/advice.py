@@ -23,4 +23,7 @@ def with_advice(
     advice = hardware_utils.recommend(hardware, reference, given, nodes, processes)
     if args.no_auto:
         return asked, advice
+    if asked.config.deepspeed.enabled and asked.origin["deepspeed.enabled"] != "default":
+        # the user wants DeepSpeed where the advice is to do without: stage 0 belongs to that advice
+        advice = [item for item in advice if (item.key, item.value) != ("deepspeed.stage", 0)]
     return config_from_args(args, flags, hardware_utils.settings(advice)), advice
