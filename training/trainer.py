@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -119,22 +119,26 @@ class Trainer:
 
     def run(self) -> None:
         """The loop. Whatever is due at a step is done before the next one is taken, also after a resume."""
-        while True:
-            if self.due_validation():
-                self.look()
-            if self.due_save():
-                self.save()
-            if self.finished():
-                break
-            window = self.next_window()
-            try:
-                report = self.take_step(window, step_seed(self.settings.seed, self.state.step, self.processes.rank))
-            except WindowDoesNotFit:
-                self.shrink_micro_batch()
-                continue
-            self.advance(window, report)
-            if self.due(self.settings.logging_steps):
-                self.log()
+        with ExitStack() as first_step:
+            # kernels are compiled, caches are cold
+            first_step.enter_context(self.watchdog.patient("the first step"))
+            while True:
+                if self.due_validation():
+                    self.look()
+                if self.due_save():
+                    self.save()
+                if self.finished():
+                    break
+                window = self.next_window()
+                try:
+                    report = self.take_step(window, step_seed(self.settings.seed, self.state.step, self.processes.rank))
+                except WindowDoesNotFit:
+                    self.shrink_micro_batch()
+                    continue
+                first_step.close()
+                self.advance(window, report)
+                if self.due(self.settings.logging_steps):
+                    self.log()
         self.saver.settle()
         self.leave_if_asked()
 
