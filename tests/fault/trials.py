@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fault import zygote
-from training.checkpoint import find_checkpoint
+from training.checkpoint import find_checkpoint, step_directory
+from utils.utils import get_logger
 
 
 def killed_and_resumed(index, output: Path, rng: random.Random) -> list[int]:
@@ -56,3 +61,75 @@ def killed_while_saving(index, output: Path, rng: random.Random, count: int) -> 
         left = set(zygote.leftovers(output))
         trials.append(Saving(zygote.announced(output), int(found.name[5:]), left, not left))
     return trials
+
+
+# Damaged checkpoints
+
+
+def _truncated(path: Path, other: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def _one_bit_flipped(path: Path, other: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def _missing(path: Path, other: Path) -> None:
+    path.unlink()
+
+
+def _empty(path: Path, other: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _of_another_step(path: Path, other: Path) -> None:
+    shutil.copy(other, path)
+
+
+DAMAGES = [_truncated, _one_bit_flipped, _missing, _empty, _of_another_step]
+
+
+@dataclass
+class Damage:
+    """What a start finds when one file of the newest checkpoint is damaged."""
+
+    file: str
+    kind: str
+    found: str
+    """name of the checkpoint that is taken"""
+    warnings: list[str]
+
+
+def damaged_files(straight: Path, work: Path) -> list[Damage]:
+    """Damage every file of a run's newest checkpoint in every way; a file that two steps have in common is not swapped."""
+    newest, before = (step_directory(work, step) for step in (zygote.STEPS, zygote.STEPS - 1))
+    for folder in (newest, before):
+        shutil.copytree(straight / folder.name, folder)
+    trials = []
+    for path in sorted(newest.iterdir()):
+        good = path.read_bytes()
+        for damage in DAMAGES:
+            damage(path, before / path.name)
+            if not path.exists() or path.read_bytes() != good:
+                with listening() as warnings:
+                    found = find_checkpoint(work, "auto")
+                trials.append(Damage(path.name, damage.__name__.strip("_").replace("_", " "), found.name, warnings))
+            path.write_bytes(good)
+    return trials
+
+
+@contextmanager
+def listening() -> Iterator[list[str]]:
+    """The warnings about checkpoints inside the block."""
+    said: list[str] = []
+    handler, log = logging.Handler(logging.WARNING), get_logger("training.checkpoint")
+    handler.emit = lambda record: said.append(record.getMessage())
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        yield said
+    finally:
+        log.propagate = True
+        log.removeHandler(handler)
