@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import time
+from pathlib import Path
 
 import torch
 
@@ -37,6 +38,8 @@ def inject(trainer, fault: dict) -> None:
 
     def at_step(window, seed):
         if trainer.state.step == step:
+            if "note" in fault:
+                Path(fault["note"]).touch()
             if kind == "hang":
                 time.sleep(600)
             os.kill(os.getpid(), getattr(signal, fault.get("signal", "SIGKILL")))
