@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -142,8 +143,8 @@ def _loader(dataset: VQADataset, batches: Dataset, num_workers: int) -> Iterator
             generator=torch.Generator().manual_seed(dataset.seed),
         )
     )
-    atexit.unregister(_end_loader_processes)
-    atexit.register(_end_loader_processes)  # the last to be registered is called first: before PyTorch waits for them
+    atexit.unregister(end_loader_processes)
+    atexit.register(end_loader_processes)  # the last to be registered is called first: before PyTorch waits for them
     return _checked(loader)
 
 
@@ -175,8 +176,20 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-def _end_loader_processes() -> None:
-    """At the end of the program. Without this it would wait for ever: it asks by the signal that they ignore."""
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
+def end_loader_processes() -> None:
+    """End all that this process has started, also those that are busy; for the end of a run or of the program.
+
+    PyTorch waits five seconds for each that is busy, and Python for ever: it asks by the signal that they ignore.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    children = [process for process in multiprocessing.active_children() if process.daemon]
+    if not children:
+        return
+    watching = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if hasattr(signal, "SIGCHLD") else None
+    for process in children:
+        process.kill()
+    for process in children:
+        process.join()
+    if watching is not None:  # PyTorch's, which takes a killed process for an accident
+        signal.signal(signal.SIGCHLD, watching)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.mimic_cxr_config import Config, to_yaml
-from data.loader import Layout, Window, dead_loader_explained, windows
+from data.loader import Layout, Window, dead_loader_explained, end_loader_processes, windows
 from data.mimic_cxr_dataset import VQADataset
 from models.model_folder import copy_weights
 from training.checkpoint import STATE, find_checkpoint, load_checkpoint, step_directory
@@ -114,6 +114,7 @@ class Trainer:
                 raise self.leave(stop) from None
             finally:
                 self.watchdog.stop()
+                end_loader_processes()
         log.info("best validation score %s at step %d", _shown(self.state.best_score), self.state.best_step)
         return self.output_dir / BEST
 
@@ -202,6 +203,7 @@ class Trainer:
                     )
                 return next(self._windows)
         except Interrupted:
+            end_loader_processes()  # nobody needs the batch that they are busy with
             return None
 
     def shrink_micro_batch(self) -> None:

@@ -6,7 +6,7 @@ import logging
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,3 +133,51 @@ def listening() -> Iterator[list[str]]:
     finally:
         log.propagate = True
         log.removeHandler(handler)
+
+
+# Signals
+
+
+@dataclass
+class Stop:
+    """A run that was asked to leave."""
+
+    code: int
+    seconds: float
+    """from the signal to the end of the process"""
+    saved: int
+    """step of the checkpoint that a resumed run would take, -1 for none"""
+    done: int
+    """steps that the log has"""
+    said: str
+
+
+def marks(output: Path, action: Callable | None = None) -> Callable[[], None]:
+    """What a child calls at the moment of which the parent wants to know; then it gives the parent some time."""
+
+    def mark() -> None:
+        Path(f"{output}.mark").touch()
+        time.sleep(0.05) if action is None else action()
+
+    return mark
+
+
+def signalled(child: zygote.Child, output: Path, signum: int, ready: Callable[[], bool]) -> Stop:
+    """Send a signal when `ready`; the child must leave by itself."""
+    zygote.until(lambda: ready() or child.ended())
+    started = time.monotonic()
+    if not child.ended():
+        child.send(signum)
+    code = child.wait(30)
+    seconds = time.monotonic() - started
+    found = find_checkpoint(output, "auto")
+    steps = [line["step"] for line in zygote.lines(output)]
+    return Stop(code, seconds, int(found.name[5:]) if found else -1, max(steps, default=0), child.said)
+
+
+def signalled_at_random(index, output: Path, rng: random.Random, signum: int) -> Stop:
+    step, delay = rng.randrange(1, zygote.STEPS - 2), rng.uniform(0, 0.04)
+    child = zygote.start(index, zygote.settings(output, save_steps=3, save_total_limit=2))
+    zygote.until(lambda: zygote.reached(output, step) or child.ended())
+    time.sleep(delay)
+    return signalled(child, output, signum, lambda: True)

@@ -6,12 +6,15 @@ the command line would give.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
+import multiprocessing.util
 import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,6 +101,9 @@ def fork(action: Callable[[], object], log: Path) -> Child:
         return Child(pid, log)
     code = 99
     try:
+        # only what is registered from here on is done at the end, as in a process of its own
+        atexit._clear()
+        atexit.register(multiprocessing.util._exit_function)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
@@ -105,6 +111,8 @@ def fork(action: Callable[[], object], log: Path) -> Child:
         cli.run(lambda _: action() and None, [])
     except SystemExit as end:
         code = end.code
+        threading._shutdown()
+        atexit._run_exitfuncs()
     finally:
         os._exit(code)
 
