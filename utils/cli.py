@@ -47,7 +47,10 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
 def _fail(message: str, code: int, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
-    print(" ".join(message.split()), file=sys.stderr)
+    try:
+        print(" ".join(message.split()), file=sys.stderr)
+    except OSError:  # a log on a full disk, a closed terminal: Python would try again at the end, and exit with 120
+        sys.stderr = None
     sys.exit(code)
 
 
