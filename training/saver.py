@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from training.checkpoint import TrainingState, list_checkpoints, save_checkpoint
@@ -58,6 +58,11 @@ class Saver:
         failure = self.processes.from_main(failure)
         if failure:
             raise CheckpointError(failure)
+
+    def wait(self) -> None:
+        """Until nothing is being written any more, whatever becomes of it."""
+        if self._writing is not None:
+            wait([self._writing])
 
     def check_space(self, model) -> None:
         """CheckpointError when the disk has no room for what this run will keep."""

@@ -113,6 +113,8 @@ class Trainer:
             except Interrupted as stop:
                 raise self.leave(stop) from None
             finally:
+                with self.watchdog.patient("finishing the checkpoint"):
+                    self.saver.wait()  # a next start must not find it half written
                 self.watchdog.stop()
                 end_loader_processes()
         log.info("best validation score %s at step %d", _shown(self.state.best_score), self.state.best_step)

@@ -20,7 +20,6 @@ GRACE = 2.0
 """Seconds from signal to end; a step and a save of these runs take 0.1"""
 
 RANDOM = [(seed, (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)[seed % 3]) for seed in range(20)]
-RANDOM = [pytest.param(*case, marks=pytest.mark.slow) if case[0] >= 6 else case for case in RANDOM]
 
 
 def check(index, straight, output: Path, stop: trials.Stop, signum=signal.SIGTERM) -> None:
@@ -36,7 +35,7 @@ def check(index, straight, output: Path, stop: trials.Stop, signum=signal.SIGTER
     assert zygote.digests(output) == zygote.digests(straight)
 
 
-@pytest.mark.parametrize(("seed", "signum"), RANDOM)
+@pytest.mark.parametrize(("seed", "signum"), zygote.first(3, RANDOM))
 def test_a_signal_at_a_random_moment(index, straight, tmp_path, seed, signum):
     output = tmp_path / "run"
     check(index, straight, output, trials.signalled_at_random(index, output, random.Random(seed), signum), signum)

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,6 +166,14 @@ def cut(whole: Path, output: Path, step: int) -> None:
         shutil.copy(whole / name, output)
     for name in ("best_model", f"step-{step:08d}"):
         shutil.copytree(whole / name, output / name)
+
+
+def first(number: int, cases: Iterable) -> list:
+    """Cases for `parametrize`: so many in every run of the tests, the others with --slow."""
+    wrapped = [pytest.param(*(case if isinstance(case, tuple) else (case,))) for case in cases]
+    return [
+        case if n < number else pytest.param(*case.values, marks=pytest.mark.slow) for n, case in enumerate(wrapped)
+    ]
 
 
 # What a run has left
