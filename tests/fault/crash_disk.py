@@ -131,7 +131,7 @@ def everything(folder: bool) -> bool:
     return True
 
 
-def states(operations: list, most: int = 100_000, seed: int = 0) -> Iterator[tuple[int, Tree]]:
+def states(operations: list, most: int = 2_000, seed: int = 0) -> Iterator[tuple[int, Tree]]:
     """(number of operations begun, what may be on the disk) for a cut after each operation, each state once.
 
     At most `most` for one moment, in random order of the choices: a writer without fsync has millions.

@@ -18,6 +18,9 @@ from training.engine import EngineState
 from utils.errors import CheckpointError
 from utils.utils import clean_leftovers, get_logger
 
+ENOUGH = 1_000
+"""Bad states after which the point is made"""
+
 Writer = Callable[[Path, int], Path]
 Reader = Callable[[Path], Path | None]
 
@@ -74,7 +77,7 @@ def read_checkpoint(output: Path) -> Path | None:
     return find_checkpoint(output, "auto")
 
 
-def tally(writer: Writer, reader: Reader, times: int, work: Path, kept=crash_disk.everything, most=100_000) -> Tally:
+def tally(writer: Writer, reader: Reader, times: int, work: Path, kept=crash_disk.everything, most=2_000) -> Tally:
     """Write `times` times below `work`, then read every state that a power cut may leave."""
     output = work / "run"
     output.mkdir(parents=True)
@@ -99,6 +102,8 @@ def tally(writer: Writer, reader: Reader, times: int, work: Path, kept=crash_dis
             result.wrong += 1
         else:
             result.older += len(written) - written[::-1].index(found) < needed
+        if result.wrong + result.older == ENOUGH:
+            break
     return result
 
 

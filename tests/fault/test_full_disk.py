@@ -144,9 +144,10 @@ def test_any_operation_may_fail_while_the_best_model_is_replaced(tmp_path):
         output = shutil.copytree(before, tmp_path / str(nth))
         failed = refusal(Disk(nth, errno.EIO), lambda output=output: write(output, 2))
         assert not failed or os.strerror(errno.EIO) in failed
-        clean_leftovers(output)
         found = power_cut.crash_disk.as_tree(output / "best_model")
         assert found == new or (failed and found == old)
+        clean_leftovers(output)
+        assert power_cut.crash_disk.as_tree(output / "best_model") == found
         assert zygote.leftovers(output) == []
 
 
