@@ -76,13 +76,13 @@ def main(argv: list[str]) -> int:
         return 0
     interruption.install()
     from training.processes import join
-    from training.run import check_output, plan, prepare, train, try_forward
+    from training.run import agreed, check_output, plan, prepare, train, try_forward
     from utils.utils import setup_logging
 
     setup_logging(rank=place.rank)
     processes = join(place)
     processes.main_first("the output folder", lambda: check_output(loaded.config.training.output_dir, args.resume))
-    job = prepare(loaded.config, processes)
+    job = prepare(agreed(loaded.config, processes), processes)
     if processes.is_main:
         print("\n".join(plan(job)), flush=True)
     try_forward(job)

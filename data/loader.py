@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from data.batch import Batch
 from data.mimic_cxr_dataset import VQADataset
 from utils.errors import DataError, UserError
+from utils.interruption import SIGNALS
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,8 @@ def dead_loader_explained() -> Iterator[None]:
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
     """A cluster sends its signals to every process; the one that trains still needs batches to finish its step."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def end_loader_processes() -> None:

@@ -158,3 +158,13 @@ def test_a_second_run_does_not_write_over_the_first(straight_run, tmp_path):
     with pytest.raises(CheckpointError, match="earlier run"):
         check_output(folder, str(tmp_path / "elsewhere" / "step-00000001"))
     check_output(tmp_path, "never")
+
+
+def test_what_the_optimizer_has_learnt_is_laid_out_like_the_weights(index, straight_run, tmp_path):
+    # the fused AdamW of GPUs refuses anything else
+    trainer = make_trainer(index, make_config(tmp_path), resume=str(checkpoint.step_directory(straight_run[0], 4)))
+    trainer.restore()
+    states = trainer.engine.optimizer.state
+    assert any(not p.is_contiguous() for p in states), "channels-last weights"
+    for parameter, state in states.items():
+        assert state["exp_avg"].stride() == state["exp_avg_sq"].stride() == parameter.stride()

@@ -93,11 +93,17 @@ class DeepSpeedEngine:
 
     def discard(self) -> None:
         # the window can only be left through the exchange, in which all processes need the same gradients
-        for parameter in self._names:
-            parameter.grad = None
-        self._fill_missing()
+        with self.gathered():
+            for parameter in self._names:
+                parameter.grad = torch.zeros_like(parameter)
         self._exchange()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def abandon(self) -> None:
+        if self._window is not None:  # left open, it would exchange gradients when Python clears it away
+            self._engine._flush_coalesced_reduction_zero12 = lambda optimizer: None
+            self._engine._flush_coalesced_reduction_zero3 = lambda optimizer: None
+            self._exchange()
 
     def step(self, loss: Tensor) -> StepOutcome:
         lr = highest_rate(self._optimizer)
@@ -112,11 +118,12 @@ class DeepSpeedEngine:
             self._gather_persistent()
         norm = float(self._engine.get_global_grad_norm())
         self._adapt_scale(applied)
-        return StepOutcome(applied, norm, lr)
+        overflow = self._scale is not None and not applied and bool(loss.isfinite()) and self._scale > 1
+        return StepOutcome(applied, norm, lr, overflow)
 
     def _fill_missing(self) -> None:
         for parameter in self._names:
-            if parameter.grad is None:
+            if parameter.grad is None and parameter.numel():
                 parameter.grad = torch.zeros_like(parameter)
 
     def _exchange(self) -> None:

@@ -50,6 +50,8 @@ class StepOutcome:
     """before clipping"""
     lr: float
     """of the layers that start from random weights"""
+    overflow: bool = False
+    """not applied because the loss scale of fp16 was too large; it is smaller now"""
 
 
 class Engine(Protocol):
@@ -81,6 +83,9 @@ class Engine(Protocol):
 
     def discard(self) -> None:
         """Forget the gradients of this window, in all processes."""
+
+    def abandon(self) -> None:
+        """The program is about to end in the middle of a window: nothing may be exchanged any more."""
 
     def step(self, loss: Tensor) -> StepOutcome:
         """Sum the gradients over processes, clip, check and apply them, move the learning rate and clear the gradients.
@@ -154,11 +159,14 @@ class TorchEngine:
     def discard(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
+    def abandon(self) -> None:
+        pass
+
     def step(self, loss: Tensor) -> StepOutcome:
         lr = highest_rate(self.optimizer)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         if self.processes.several:
-            sum_gradients(parameters)
+            sum_gradients(parameters, self.processes)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
         norm, loss = torch.stack([norm.double(), loss.to(norm.device).double()]).tolist()  # waits for the device once
@@ -168,7 +176,8 @@ class TorchEngine:
             self.scheduler.step()
         self.scaler.update()  # after an overflow: a smaller scale
         self.optimizer.zero_grad(set_to_none=True)
-        return StepOutcome(applied, norm, lr)
+        overflow = self.scaler.is_enabled() and not applied and math.isfinite(loss) and self.scaler.get_scale() > 1
+        return StepOutcome(applied, norm, lr, overflow)
 
     def gathered(self) -> AbstractContextManager:
         return nullcontext()
@@ -194,7 +203,8 @@ class TorchEngine:
         stored = {}
         for parameter, name in self._names.items():
             if f"{MOMENTS[0]}/{name}" in state.tensors:
-                moments = {moment: state.tensors[f"{moment}/{name}"] for moment in MOMENTS}
+                # laid out in memory like the parameter: the fused AdamW of GPUs insists on it
+                moments = {m: torch.empty_like(parameter).copy_(state.tensors[f"{m}/{name}"]) for m in MOMENTS}
                 stored[index[parameter]] = {"step": torch.tensor(state.numbers["steps"]), **moments}
         self.optimizer.load_state_dict({"state": stored, "param_groups": groups})
         load_schedule(self.scheduler, state.numbers)
@@ -222,6 +232,9 @@ def build_engine(config: Config, model: nn.Module, total_steps: int, processes: 
 def prepare_model(config: TrainingConfig, model: nn.Module, processes: Processes) -> nn.Module:
     """Move a model to its device and switch on what the configuration asks for."""
     model = model.to(processes.device)
+    if processes.several:  # processors of different kinds may have drawn them with other last digits
+        for tensor in (*model.parameters(), *model.buffers()):
+            dist.broadcast(tensor.data, src=0)
     share_batch_statistics(model, processes)
     if config.gradient_checkpointing:
         model.set_gradient_checkpointing(True)
@@ -241,14 +254,15 @@ def parameter_names(model: nn.Module) -> dict[nn.Parameter, str]:
     return {p: name for name, p in model.named_parameters() if p.requires_grad}
 
 
-def sum_gradients(parameters: list[nn.Parameter]) -> None:
+def sum_gradients(parameters: list[nn.Parameter], processes: Processes) -> None:
     """Replace gradients by their sums over processes, some megabytes at a time; a missing one counts as zeros."""
     for bucket in _buckets(parameters):
         for p in bucket:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
         flat = torch.cat([p.grad.reshape(-1) for p in bucket])
-        dist.all_reduce(flat)
+        with processes.exchange():
+            dist.all_reduce(flat)
         for p, total in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
             p.grad.copy_(total.view(p.shape))
 

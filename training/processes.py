@@ -55,7 +55,7 @@ class Processes:
         """Sum of a tensor over all processes, on every process."""
         if self.several:
             values = values.clone()
-            with self._exchange():
+            with self.exchange():
                 dist.all_reduce(values, group=self.cpu_group if values.device.type == "cpu" else None)
         return values
 
@@ -68,7 +68,7 @@ class Processes:
         if not self.several:
             return [thing]
         things: list = [None] * self.world_size
-        with self._exchange():
+        with self.exchange():
             dist.all_gather_object(things, thing, group=self.cpu_group)
         return things
 
@@ -77,12 +77,12 @@ class Processes:
         if not self.several:
             return thing
         things = [thing]
-        with self._exchange():
+        with self.exchange():
             dist.broadcast_object_list(things, src=0, group=self.cpu_group)
         return things[0]
 
     @contextmanager
-    def _exchange(self) -> Iterator[None]:
+    def exchange(self) -> Iterator[None]:
         """Say in plain words what a broken connection means."""
         try:
             yield

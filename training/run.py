@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configs.mimic_cxr_config import Config
+from configs import loading
+from configs.mimic_cxr_config import TYPES, Config, from_dict, to_dict
 from data.index import SPLITS, Index, ensure_index
 from data.loader import make_loader
 from data.mimic_cxr_dataset import GraphWeights, VQADataset
@@ -31,6 +32,11 @@ from utils.utils import get_logger, seed_everything, setup_logging, write_atomic
 log = get_logger(__name__)
 
 CONTROL = "question_only"
+
+OWN = {
+    *("data.mimic_cxr_path", "data.mimic_qa_path", "data.index_dir", "data.num_workers", "data.prefetch_factor"),
+}
+"""Settings in which the machines of a run may differ."""
 
 
 @dataclass
@@ -58,6 +64,21 @@ def check_output(output_dir: str | Path, resume: str) -> None:
             f"{folder} holds an earlier run ({found[0].name}): go on with it by --resume auto, "
             "choose another --output_dir, or delete it"
         )
+
+
+def agreed(config: Config, processes: Processes) -> Config:
+    """The main process's settings, for all: hardware advice may differ from machine to machine, a run may not.
+
+    Paths and loader processes stay each machine's own. What else differed is said.
+    """
+    ours = to_dict(processes.from_main(config))
+    for key, value in loading.flatten(to_dict(config), TYPES, "configuration").items():
+        section, name = key.split(".")
+        if key in OWN:
+            ours[section][name] = value
+        elif ours[section][name] != value:
+            log.warning("%s: %r as in the first process, not %r", key, ours[section][name], value)
+    return from_dict(ours)
 
 
 def prepare(config: Config, processes: Processes | None = None) -> Run:
@@ -188,7 +209,7 @@ def train(run: Run, resume: str) -> Path | None:
         finally:
             sinks.close()
         processes.close()  # the rest needs one process
-        if not (best / CONTROL).is_dir():
+        if "question_only" not in json.loads((best / "metrics.json").read_text(encoding="utf-8")):
             add_control(run, best)
     return best
 

@@ -66,7 +66,9 @@ class Saver:
 
     def check_space(self, model) -> None:
         """CheckpointError when the disk has no room for what this run will keep."""
-        weights = sum(v.numel() * v.element_size() for v in model.state_dict().values())
+        weights = sum(
+            getattr(v, "ds_numel", v.numel()) * v.element_size() for v in model.state_dict(keep_vars=True).values()
+        )
         moments = 2 * sum(4 * getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
         # the kept ones, the one that is being written, and the best model with the one that replaces it
         needed = MARGIN * ((self.limit + 1) * (weights + moments) + 2 * weights)

@@ -17,8 +17,8 @@ from training.processes import Processes
 from utils.interruption import Interrupted, interruption
 from utils.watchdog import Watchdog
 
-CPU_ALLOCATOR = "DefaultCPUAllocator: "
-"""How PyTorch's plain RuntimeError begins when main memory is used up."""
+OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What plain RuntimeErrors of PyTorch say when memory is used up, in main memory or inside a library of a GPU."""
 
 
 class WindowDoesNotFit(Exception):
@@ -46,15 +46,19 @@ class OptimizerStep:
         torch.manual_seed(seed)
         self.engine.model.train()
         self.engine.begin()
-        parts = self.accumulate(window, counts)
-        if self.processes.any(parts is None):
+        try:
+            parts = self.accumulate(window, counts)
+            fits = not self.processes.any(parts is None)
+            names = part_names(counts)
+            whole = self.processes.sum(torch.stack([parts[name].float() for name in names])) if fits else None
+        except BaseException:
+            self.engine.abandon()
+            raise
+        if not fits:
             self.engine.discard()
-            parts = None
             if self.engine.device.type == "cuda":
                 torch.cuda.empty_cache()
             raise WindowDoesNotFit
-        names = list(parts)
-        whole = self.processes.sum(torch.stack([parts[name].float() for name in names]))
         outcome = self.engine.step(whole[names.index("loss")])
         return StepReport(dict(zip(names, whole, strict=True)), outcome, round(counts[QUESTION_TYPE]))
 
@@ -98,4 +102,4 @@ def raise_together(processes: Processes) -> NoReturn:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or CPU_ALLOCATOR in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)

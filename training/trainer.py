@@ -142,7 +142,8 @@ class Trainer:
                 self.advance(window, report)
                 if self.due(self.settings.logging_steps):
                     self.log()
-        self.saver.settle()
+        with self.watchdog.patient("finishing the checkpoint"):
+            self.saver.settle()
         self.leave_if_asked()
 
     def restore(self) -> None:
@@ -242,6 +243,9 @@ class Trainer:
     def skip(self, window: Window, outcome: StepOutcome) -> None:
         """Count and report a step that was not applied; which questions it had stays on this machine."""
         state = self.state
+        if outcome.overflow:
+            log.info("step %d skipped: fp16 overflowed, the loss scale is lower now", state.step)
+            return
         state.skipped += 1
         state.skipped_in_a_row += 1
         log.warning("step %d skipped: its loss or gradient is not finite", state.step)

@@ -2,7 +2,7 @@
 
 Before and after the part of a program that has something to save, a signal ends it at once, like ctrl-C. Inside
 `interruption.deferred()` the first one only leaves a mark, which the program looks at where it can stop; the second one
-ends it without further ado.
+ends it without further ado, unless it comes together with the first.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 TRY_AGAIN = 75
 """EX_TEMPFAIL of sysexits.h: schedulers may start the same command again, and it goes on."""
 
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+
+
+ONE_EVENT = 0.5
+"""Seconds in which further signals belong to the first: a service manager sends SIGTERM and SIGHUP together, a launcher
+hands on what its workers were sent directly too."""
 
 
 class Interrupted(BaseException):
@@ -40,12 +46,13 @@ class Interruption:
     def __init__(self):
         self.signum: int | None = None
         """the first signal, if one came"""
+        self._since = 0.0
         self._deferred = self._waiting = self._nothing_to_lose = False
 
     def install(self) -> None:
         """From here on signals come here. Only the main thread can do this; elsewhere it does nothing."""
         if threading.current_thread() is threading.main_thread():
-            for signum in _SIGNALS:
+            for signum in SIGNALS:
                 signal.signal(signum, self._on_signal)
 
     @property
@@ -84,9 +91,11 @@ class Interruption:
     def _on_signal(self, signum, frame) -> None:
         if self._nothing_to_lose and self.asked:
             return
+        if self.asked and time.monotonic() - self._since < ONE_EVENT:
+            return
         if self.asked:  # the second one: no cleaning up, a half-written checkpoint is removed by the next run
             os._exit(128 + signum)
-        self.signum = signum
+        self.signum, self._since = signum, time.monotonic()
         if not self._deferred:
             raise Interrupted(signum)
         _say(f"{signal.Signals(signum).name}: saving a checkpoint, then leaving (once more: leaving at once)\n")

@@ -39,8 +39,9 @@ def run_lock(folder: str | Path) -> Iterator[None]:
     with file:
         try:
             if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+                # not flock: loader processes inherit that, and may outlive a killed training by seconds
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             file.seek(0)
             owner = file.read().strip() or "another process"
             raise CheckpointError(

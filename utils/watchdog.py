@@ -27,7 +27,7 @@ class Watchdog:
         self.path, self.seconds, self.name = Path(path), seconds, name
         self._doing, self._last, self._allowed = "starting", time.monotonic(), seconds
         self._stop = threading.Event()
-        self._file = None
+        self._file = self._thread = None
 
     def start(self) -> None:
         """Begin to watch; with `seconds` 0 nothing is watched."""
@@ -36,7 +36,8 @@ class Watchdog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a", encoding="utf-8")
         self.beat(self._doing)
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
 
     def beat(self, doing: str) -> None:
         """The program moves; `doing` is what the report will say if this was the last sign of life."""
@@ -45,17 +46,18 @@ class Watchdog:
     @contextlib.contextmanager
     def patient(self, doing: str, factor: float = 5.0) -> Iterator[None]:
         """Inside, allow `factor` times as long: for what is slow with right, such as a full disk cache."""
-        self._allowed = factor * self.seconds
+        before, self._allowed = self._allowed, factor * self.seconds
         self.beat(doing)
         try:
             yield
         finally:
-            self._allowed = self.seconds
+            self._allowed = before
             self.beat("after " + doing)
 
     def stop(self) -> None:
         self._stop.set()
-        if self._file is not None:
+        if self._thread is not None:
+            self._thread.join()  # it may be about to start the timer once more
             faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.fault import trials, zygote
 from training import checkpoint
 from training.checkpoint import step_directory
+from utils.interruption import ONE_EVENT
 
 GRACE = 2.0
 """Seconds from signal to end; a step and a save of these runs take 0.1"""
@@ -110,6 +111,9 @@ def test_a_second_signal_ends_the_run_at_once(index, tmp_path, second):
     zygote.until(lambda: zygote.reached(output, 3))
     child.send(signal.SIGTERM)
     zygote.until(lambda: "saving a checkpoint, then leaving" in child.said)
+    assert not child.ended()
+    child.send(signal.SIGHUP)  # together with the first, as at the end of a session: the same event
+    time.sleep(ONE_EVENT + 0.1)
     assert not child.ended()
     started = time.monotonic()
     child.send(second)

@@ -27,8 +27,8 @@ from utils.utils import setup_logging
 def inject(trainer, fault: dict) -> None:
     """Faults: {"kind", "step", "rank"}; a step is counted from 0 and named before it is taken.
 
-    `nan`: the gradient of that step. `oom`: more than `most` images, from that step on. `hang`, `signal`. `scale`: losses are
-    multiplied by `scale` as in fp16, and the gradient of that step overflows.
+    `nan`: the gradient of that step. `error`: a RuntimeError in that step. `oom`: more than `most` images, from that step
+    on. `hang`, `signal`. `scale`: losses are multiplied by `scale` as in fp16, and the gradient of that step overflows.
     """
     kind, rank = fault.get("kind"), trainer.processes.rank
     if not kind or rank != fault.get("rank", rank):
@@ -49,7 +49,10 @@ def inject(trainer, fault: dict) -> None:
         backward(loss * math.nan if trainer.state.step == step else loss)
 
     def out_of_memory(*args, **kwargs):
-        if len(args[0]) > fault["most"] and trainer.state.step >= step:
+        if kind == "error":
+            if trainer.state.step == step:
+                raise RuntimeError("made up")
+        elif len(args[0]) > fault["most"] and trainer.state.step >= step:
             raise torch.OutOfMemoryError("made up")
         return forward(*args, **kwargs)
 
@@ -57,7 +60,7 @@ def inject(trainer, fault: dict) -> None:
         engine._set_scale(fault["scale"])
     if kind in ("nan", "scale"):
         engine.backward = poisoned
-    elif kind == "oom":
+    elif kind in ("oom", "error"):
         engine.forward = out_of_memory
     else:
         trainer.take_step = at_step
