@@ -87,6 +87,8 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
+            if str(error).startswith("DataLoader worker (pid"):  # PyTorch says so wherever the program happens to be
+                raise
             reason = str(error).strip().splitlines()[0]
             raise PeerError(
                 f"process {self.rank}: another process is gone, its own message says why ({reason})"
