@@ -26,6 +26,8 @@ MIN_SIDE = 16
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
 """Markers in a JPEG: here pixels begin; here the image ends. Neither occurs among the pixels."""
+_PNG_END = b"IEND\xaeB`\x82"
+"""The last chunk of a PNG, which is empty, with its checksum."""
 _GREY_MODES = {"L", "RGB", "RGBA", "LA", "P", "CMYK", "YCbCr", "1"}
 
 
@@ -78,6 +80,8 @@ def _check_whole(data: bytes) -> None:
     if data.startswith(_PNG):
         with _open(data) as image:
             image.verify()  # the checksums
+        if _PNG_END not in data:
+            raise ValueError("truncated: the end of the PNG is missing")
         if data[24] > 8:
             raise ValueError(f"{data[24]} bits a channel are not 8; convert it with an explicit window first")
 
