@@ -23,7 +23,7 @@ GRACE = 2.0
 RANDOM = [(seed, (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)[seed % 3]) for seed in range(20)]
 
 
-def check(index, straight, output: Path, stop: trials.Stop, signum=signal.SIGTERM) -> None:
+def assert_left_well(index, straight, output: Path, stop: trials.Stop, signum=signal.SIGTERM) -> None:
     assert stop.code == 75, stop.said
     assert stop.seconds < GRACE
     assert stop.saved == stop.done
@@ -39,7 +39,9 @@ def check(index, straight, output: Path, stop: trials.Stop, signum=signal.SIGTER
 @pytest.mark.parametrize(("seed", "signum"), zygote.first(3, RANDOM))
 def test_a_signal_at_a_random_moment(index, straight, tmp_path, seed, signum):
     output = tmp_path / "run"
-    check(index, straight, output, trials.signalled_at_random(index, output, random.Random(seed), signum), signum)
+    assert_left_well(
+        index, straight, output, trials.signalled_at_random(index, output, random.Random(seed), signum), signum
+    )
 
 
 def stop_at_mark(index, config, prepare) -> trials.Stop:
@@ -52,7 +54,7 @@ def test_a_signal_in_the_first_step(index, straight, tmp_path):
     output = tmp_path / "run"
     stop = stop_at_mark(index, zygote.settings(output), zygote.before_step(0, trials.marks(output)))
     assert stop.saved == 0
-    check(index, straight, output, stop)
+    assert_left_well(index, straight, output, stop)
 
 
 def test_a_signal_inside_a_look_at_the_validation_split(index, straight, tmp_path):
@@ -64,7 +66,7 @@ def test_a_signal_inside_a_look_at_the_validation_split(index, straight, tmp_pat
 
     stop = stop_at_mark(index, zygote.settings(output), prepare)
     assert stop.saved == 8 and not any("val/headline" in line and line["step"] == 8 for line in zygote.lines(output))
-    check(index, straight, output, stop)
+    assert_left_well(index, straight, output, stop)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -79,7 +81,7 @@ def test_a_signal_while_the_run_waits_for_data(index, straight, tmp_path, worker
 
     stop = stop_at_mark(index, config, prepare)
     assert stop.saved >= 2, "epoch 1 begins after step 4; loader processes are ahead of it"
-    check(index, straight, output, stop)
+    assert_left_well(index, straight, output, stop)
 
 
 def test_a_signal_while_a_checkpoint_is_written(index, straight, tmp_path):
@@ -89,7 +91,7 @@ def test_a_signal_while_a_checkpoint_is_written(index, straight, tmp_path):
     def prepare(trainer):
         checkpoint.save_file = lambda *args, **kwargs: (mark(), save_file(*args, **kwargs))[1]
 
-    check(index, straight, output, stop_at_mark(index, zygote.settings(output), prepare))
+    assert_left_well(index, straight, output, stop_at_mark(index, zygote.settings(output), prepare))
 
 
 def test_a_signal_after_the_last_step(index, straight, tmp_path):
@@ -101,7 +103,7 @@ def test_a_signal_after_the_last_step(index, straight, tmp_path):
 
     stop = stop_at_mark(index, zygote.settings(output), prepare)
     assert stop.saved == zygote.STEPS
-    check(index, straight, output, stop)
+    assert_left_well(index, straight, output, stop)
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
