@@ -214,10 +214,11 @@ def adjust_intensity(pixels: np.ndarray, augmentation: Augmentation) -> np.ndarr
 
 
 class ImageStore:
-    """Images of different sizes one behind the other in one memory-mapped file of uint8."""
+    """Images of different sizes one behind the other in one memory-mapped file of uint8. Rows may share pixels."""
 
     def __init__(self, path: Path, offsets: np.ndarray, widths: np.ndarray, heights: np.ndarray):
-        expected = int((widths.astype(np.int64) * heights.astype(np.int64)).sum())
+        ends = offsets.astype(np.int64) + widths.astype(np.int64) * heights.astype(np.int64)
+        expected = int(ends.max(initial=0))
         actual = os.path.getsize(path) if path.exists() else -1
         if actual != expected:
             raise DataError(
