@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ["utils", "configs", "data", "models", "training"]
+LAYERS = ["utils", "configs", "data", "models", "training", "benchmarks"]
 COMMANDS = ["setup_data.py", "analyze_data.py", "train_mimic_cxr.py", "evaluate.py"]
 HEAVY = ["torch", "timm", "transformers", "pandas", "pyarrow", "sklearn", "wandb"]
 
