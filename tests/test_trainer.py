@@ -232,7 +232,7 @@ def test_clipping_bounds_the_step_and_reports_the_norm_before(index, tmp_path):
     parameters = list(trainer.model.parameters())
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
-    outcome = trainer.engine.step(torch.tensor(1.0))
+    outcome = trainer.engine.step(torch.tensor(1.0)).settle()
     assert outcome.applied and outcome.grad_norm == pytest.approx(
         math.sqrt(sum(p.numel() for p in parameters)), rel=1e-4
     )

@@ -21,7 +21,6 @@ from configs.mimic_cxr_config import Config
 from training.engine import (
     MOMENTS,
     EngineState,
-    StepOutcome,
     autocast,
     build_optimizer,
     build_schedule,
@@ -33,6 +32,7 @@ from training.engine import (
     parameter_names,
     prepare_model,
 )
+from training.outcome import PendingOutcome, StepOutcome
 from training.processes import Processes
 from utils.errors import ConfigError
 from utils.utils import get_logger
@@ -49,6 +49,8 @@ OURS = ("optimizer", "scheduler", "bf16", "fp16", "torch_autocast", "amp", "data
 class DeepSpeedEngine:
     """One of several processes under ZeRO."""
 
+    runs_ahead = False  # DeepSpeed waits for the device in each step
+
     def __init__(self, config: Config, model: nn.Module, total_steps: int, processes: Processes):
         training = config.training
         deepspeed = import_deepspeed(processes.device)
@@ -62,7 +64,7 @@ class DeepSpeedEngine:
         self._names = parameter_names(self.model)
         self._engine, self._optimizer, _, self.scheduler = deepspeed.initialize(
             model=_UnderAutocast(self.model, self.precision, self.device),
-            optimizer=build_optimizer(training, self.model, self.device, processes.world_size),
+            optimizer=build_optimizer(training, self.model, processes.world_size),
             lr_scheduler=lambda optimizer: build_schedule(optimizer, total_steps, training.warmup_ratio),
             config=completed(config),
             dist_init_required=False,
@@ -105,7 +107,7 @@ class DeepSpeedEngine:
             self._engine._flush_coalesced_reduction_zero3 = lambda optimizer: None
             self._exchange()
 
-    def step(self, loss: Tensor) -> StepOutcome:
+    def step(self, loss: Tensor) -> PendingOutcome:
         lr = highest_rate(self._optimizer)
         self._fill_missing()
         if not loss.isfinite():  # DeepSpeed's own check then skips the step in all processes, and counts it
@@ -119,7 +121,8 @@ class DeepSpeedEngine:
         norm = float(self._engine.get_global_grad_norm())
         self._adapt_scale(applied)
         overflow = self._scale is not None and not applied and bool(loss.isfinite()) and self._scale > 1
-        return StepOutcome(applied, norm, lr, overflow)
+        outcome = StepOutcome(applied, norm, lr, overflow)
+        return PendingOutcome(lambda: outcome)
 
     def _fill_missing(self) -> None:
         for parameter in self._names:
@@ -199,7 +202,7 @@ class DeepSpeedEngine:
         """Give the optimizer the state that it would make in its first step, as if it had taken so many."""
         adam = self._optimizer.optimizer
         for partition in self._partitions():
-            counter = torch.tensor(steps, device=partition.device if adam.defaults["fused"] else None)
+            counter = torch.tensor(steps, device=partition.device)
             adam.state[partition] = {"step": counter} | {moment: torch.zeros_like(partition) for moment in MOMENTS}
         if self.stage < 3:
             self._optimizer._hp_optimizer_states_linked = False

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from configs.mimic_cxr_config import Config, TrainingConfig
 from models.mimic_vqa_model import parameter_groups
 from training.batch_norm import share_batch_statistics
+from training.outcome import PendingOutcome, Readout, StepOutcome
 from training.processes import Processes, single
 from utils.errors import ConfigError
 
@@ -40,20 +42,6 @@ class Precision:
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.name]
 
 
-@dataclass(frozen=True)
-class StepOutcome:
-    """What became of the gradients of one window."""
-
-    applied: bool
-    """False: the gradient was not finite and the weights are unchanged"""
-    grad_norm: float
-    """before clipping"""
-    lr: float
-    """of the layers that start from random weights"""
-    overflow: bool = False
-    """not applied because the loss scale of fp16 was too large; it is smaller now"""
-
-
 class Engine(Protocol):
     """One optimizer step as the trainer sees it: `begin`, `forward` and `backward` for every micro-batch, then `step`.
 
@@ -68,6 +56,8 @@ class Engine(Protocol):
     precision: Precision
     kind: str
     """What the plan prints"""
+    runs_ahead: bool
+    """The host goes on while the device computes: it pays to settle a step when the next one is under way"""
 
     def forward(self, *args, **kwargs):
         """The model's forward pass in training, in the engine's precision."""
@@ -87,10 +77,11 @@ class Engine(Protocol):
     def abandon(self) -> None:
         """The program is about to end in the middle of a window: nothing may be exchanged any more."""
 
-    def step(self, loss: Tensor) -> StepOutcome:
-        """Sum the gradients over processes, clip, check and apply them, move the learning rate and clear the gradients.
+    def step(self, loss: Tensor) -> PendingOutcome:
+        """Sum the gradients over processes, clip, check and apply them, and clear them.
 
         The step is skipped, in all processes, when a gradient or `loss`, the window's over all processes, is not finite.
+        The learning rate moves when an applied step is settled: by the caller, or by the engine before the next update.
         """
 
     def gathered(self) -> AbstractContextManager:
@@ -102,7 +93,8 @@ class Engine(Protocol):
     def state_dict(self) -> EngineState:
         """Optimizer, schedule and scaler in a form that does not depend on engine or number of processes.
 
-        All processes call it together; the tensors are copies in main memory, complete in the main process.
+        All processes call it together; the tensors are copies in main memory, complete in the main process. Settles the
+        last step.
         """
 
     def load_state_dict(self, state: EngineState) -> None:
@@ -128,20 +120,25 @@ class TorchEngine:
 
     The gradients of a window are summed over processes once, in `step`. `DistributedDataParallel` does it inside the
     last backward pass, where a process that runs out of memory leaves all others waiting.
+
+    The device itself decides whether an update is applied, so the host never waits for it to finish a step before it
+    hands over the next one.
     """
 
     def __init__(self, config: TrainingConfig, model: nn.Module, total_steps: int, processes: Processes):
         self.processes, self.device = processes, processes.device
+        self.runs_ahead = self.device.type == "cuda"
         self.precision = choose_precision(config, self.device)
         # channels-last convolutions are faster on tensor cores and on oneDNN
         self.model = prepare_model(config, model, processes).to(memory_format=torch.channels_last)
         self.kind = "plain PyTorch" if not processes.several else "PyTorch data parallelism"
         self.max_grad_norm = config.max_grad_norm
-        self.optimizer = build_optimizer(config, self.model, self.device, processes.world_size)
+        self.optimizer = build_optimizer(config, self.model, processes.world_size)
         self.scheduler = build_schedule(self.optimizer, total_steps, config.warmup_ratio)
         # gradients underflow in fp16 only; a disabled scaler passes everything through
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.name == "fp16")
         self._names = parameter_names(self.model)
+        self._last: PendingOutcome | None = None
 
     def forward(self, *args, **kwargs):
         with self.autocast():
@@ -162,22 +159,34 @@ class TorchEngine:
     def abandon(self) -> None:
         pass
 
-    def step(self, loss: Tensor) -> StepOutcome:
-        lr = highest_rate(self.optimizer)
+    def step(self, loss: Tensor) -> PendingOutcome:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         if self.processes.several:
             sum_gradients(parameters, self.processes)
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
-        norm, loss = torch.stack([norm.double(), loss.to(norm.device).double()]).tolist()  # waits for the device once
-        applied = math.isfinite(norm) and math.isfinite(loss)
-        if applied:
-            self.scaler.step(self.optimizer)
-            self.scheduler.step()
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm).double()
+        loss = loss.to(norm.device, torch.float64, non_blocking=True)
+        self._settle_last()  # the rate of this update depends on what became of the one before
+        lr = highest_rate(self.optimizer)
+        self.optimizer.found_inf = (~(norm.isfinite() & loss.isfinite())).float()  # 1: the fused AdamW does nothing
+        self.optimizer.step()
         self.scaler.update()  # after an overflow: a smaller scale
         self.optimizer.zero_grad(set_to_none=True)
-        overflow = self.scaler.is_enabled() and not applied and math.isfinite(loss) and self.scaler.get_scale() > 1
+        scale = self.scaler.scale(torch.ones_like(norm))
+        self._last = PendingOutcome(partial(self._outcome, Readout(torch.stack([norm, loss, scale])), lr))
+        return self._last
+
+    def _outcome(self, numbers: Readout, lr: float) -> StepOutcome:
+        norm, loss, scale = numbers.read()
+        applied = math.isfinite(norm) and math.isfinite(loss)
+        if applied:
+            self.scheduler.step()
+        overflow = self.scaler.is_enabled() and not applied and math.isfinite(loss) and scale > 1
         return StepOutcome(applied, norm, lr, overflow)
+
+    def _settle_last(self) -> None:
+        if self._last is not None:
+            self._last.settle()
 
     def gathered(self) -> AbstractContextManager:
         return nullcontext()
@@ -186,24 +195,26 @@ class TorchEngine:
         self.model.load_state_dict(weights)
 
     def state_dict(self) -> EngineState:
-        tensors, steps = {}, 0.0
+        self._settle_last()
+        tensors, steps = {}, torch.zeros(())
         for parameter, name in self._names.items():
             state = self.optimizer.state.get(parameter)
             if state:
                 tensors |= {f"{moment}/{name}": copy_to_cpu(state[moment]) for moment in MOMENTS}
-                steps = float(state["step"])
+                steps = state["step"]
         scaler = self.scaler.state_dict()
         return EngineState(
-            tensors, engine_numbers(steps, self.scheduler, scaler.get("scale"), scaler.get("_growth_tracker"))
+            tensors, engine_numbers(float(steps), self.scheduler, scaler.get("scale"), scaler.get("_growth_tracker"))
         )
 
     def load_state_dict(self, state: EngineState) -> None:
+        self._settle_last()
         groups = self.optimizer.state_dict()["param_groups"]
         index = {p: i for i, p in enumerate(p for group in self.optimizer.param_groups for p in group["params"])}
         stored = {}
         for parameter, name in self._names.items():
             if f"{MOMENTS[0]}/{name}" in state.tensors:
-                # laid out in memory like the parameter: the fused AdamW of GPUs insists on it
+                # laid out in memory like the parameter: the fused AdamW insists on it
                 moments = {m: torch.empty_like(parameter).copy_(state.tensors[f"{m}/{name}"]) for m in MOMENTS}
                 stored[index[parameter]] = {"step": torch.tensor(state.numbers["steps"]), **moments}
         self.optimizer.load_state_dict({"state": stored, "param_groups": groups})
@@ -334,10 +345,13 @@ def global_batch(config: TrainingConfig, world_size: int = 1) -> int:
     return config.batch_size_per_gpu * config.gradient_accumulation_steps * world_size
 
 
-def build_optimizer(config: TrainingConfig, model: nn.Module, device: torch.device, world_size: int = 1):
-    """AdamW over `models.mimic_vqa_model.parameter_groups`, with the rate scaled to the global batch."""
+def build_optimizer(config: TrainingConfig, model: nn.Module, world_size: int = 1):
+    """AdamW over `models.mimic_vqa_model.parameter_groups`, with the rate scaled to the global batch.
+
+    Fused: one pass over the memory, and an update that the device can leave out by itself (`found_inf`).
+    """
     scaled = replace(config, learning_rate=scaled_learning_rate(config, world_size))
-    return torch.optim.AdamW(parameter_groups(model, scaled), fused=device.type == "cuda")
+    return torch.optim.AdamW(parameter_groups(model, scaled), fused=True)
 
 
 def build_schedule(optimizer, total_steps: int, warmup_ratio: float) -> torch.optim.lr_scheduler.LambdaLR:

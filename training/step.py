@@ -13,6 +13,7 @@ from training.engine import Engine
 from training.graph_dropout import GraphMix, draw_graphs
 from training.loss import QUESTION_TYPE, MultiTaskLoss, part_names
 from training.meter import StepReport
+from training.outcome import Readout
 from training.processes import Processes
 from utils.interruption import Interrupted, interruption
 from utils.watchdog import Watchdog
@@ -33,7 +34,7 @@ class OptimizerStep:
         self.processes = engine.processes
 
     def __call__(self, window: Window | None, seed: int) -> StepReport:
-        """Take a step; all processes call it together.
+        """Take a step; all processes call it together. On a GPU it returns while the device is still computing.
 
         Args:
             window: None when this process was asked to leave while it waited for data.
@@ -59,8 +60,9 @@ class OptimizerStep:
             if self.engine.device.type == "cuda":
                 torch.cuda.empty_cache()
             raise WindowDoesNotFit
+        losses = Readout(whole)
         outcome = self.engine.step(whole[names.index("loss")])
-        return StepReport(dict(zip(names, whole, strict=True)), outcome, round(counts[QUESTION_TYPE]))
+        return StepReport(names, losses, outcome, round(counts[QUESTION_TYPE]))
 
     def agreed_counts(self, window: Window | None) -> dict[str, float]:
         """The loss denominators of the window over all processes; the same exchange says whether one wants to leave."""

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +16,17 @@ from data.loader import Layout, Window, dead_loader_explained, end_loader_proces
 from data.mimic_cxr_dataset import VQADataset
 from models.model_folder import copy_weights
 from training.checkpoint import STATE, find_checkpoint, load_checkpoint, step_directory
-from training.engine import Engine, StepOutcome, global_batch
+from training.engine import Engine, global_batch
 from training.loss import MultiTaskLoss
-from training.meter import Meter, StepReport
+from training.meter import StepReport
 from training.model_card import model_card
+from training.progress import Accounts, TakenStep, TrainerState, due
 from training.resume import check_same_run, describe_run
 from training.saver import Saver
 from training.step import OptimizerStep, WindowDoesNotFit, raise_together
 from training.tracking import WRITE_ADVICE, Sinks
 from training.validation import Validation, validate
-from utils.errors import CheckpointError, NonFiniteError, OutOfMemoryError
+from utils.errors import CheckpointError, OutOfMemoryError
 from utils.interruption import Interrupted, interruption
 from utils.utils import clean_leftovers, get_logger, write_atomic, writing_to
 from utils.watchdog import Watchdog
@@ -33,32 +34,7 @@ from utils.watchdog import Watchdog
 log = get_logger(__name__)
 
 BEST = "best_model"
-SKIPPED = "skipped_steps.jsonl"
 EVENTS = "events.log"
-
-
-@dataclass
-class TrainerState:
-    """Everything that a resumed run must know beside weights and optimizer."""
-
-    step: int = 0
-    """optimizer steps taken, skipped ones included"""
-    epoch: int = 0
-    visits: int = 0
-    """image visits of this epoch that are used up, over all processes"""
-    micro_batch: int = 0
-    """image visits of one batch of one process: the configured size, or what memory allowed"""
-    best_score: float | None = None
-    best_step: int = 0
-    looked_at: int = 0
-    """step of the last look at the validation split"""
-    looks_without_gain: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    questions: int = 0
-    """questions trained on so far, over all processes"""
-    meter: dict = field(default_factory=dict)
-    """what the next line of the log already has"""
 
 
 class Trainer:
@@ -90,7 +66,7 @@ class Trainer:
         self.num_visits = train_data.num_visits()
         self.output_dir = Path(self.settings.output_dir)
         self.state = TrainerState(micro_batch=self.settings.batch_size_per_gpu)
-        self.meter = Meter()
+        self.accounts = Accounts(self.settings, total_steps, self.processes)
         name = f"process {self.processes.rank}"
         self.watchdog = Watchdog(self.output_dir / EVENTS, self.settings.hang_timeout, name)
         self.take_step = OptimizerStep(engine, loss, self.settings, self.watchdog)
@@ -140,8 +116,6 @@ class Trainer:
                     continue
                 first_step.close()
                 self.advance(window, report)
-                if self.due(self.settings.logging_steps):
-                    self.log()
         with self.watchdog.patient("finishing the checkpoint"):
             self.saver.settle()
         self.leave_if_asked()
@@ -162,8 +136,7 @@ class Trainer:
         if self.processes.is_main:
             with self.writing():
                 write_atomic(self.output_dir / "config.yaml", to_yaml(self.config))
-        self.sinks.start(self.state.step)
-        self.meter.start(self.state.step, self.state.meter)
+        self.accounts.start(self.state, self.sinks)
 
     def load(self, checkpoint: Path) -> None:
         """Take over weights, optimizer and place. CheckpointError when it is another run's."""
@@ -234,49 +207,12 @@ class Trainer:
         state.questions += report.questions
         if state.visits >= self.num_visits:
             state.epoch, state.visits, self._windows = state.epoch + 1, 0, None
-        self.meter.add(report, window)
-        if report.outcome.applied:
-            state.skipped_in_a_row = 0
-        else:
-            self.skip(window, report.outcome)
-
-    def skip(self, window: Window, outcome: StepOutcome) -> None:
-        """Count and report a step that was not applied; which questions it had stays on this machine."""
-        state = self.state
-        if outcome.overflow:
-            log.info("step %d skipped: fp16 overflowed, the loss scale is lower now", state.step)
-            return
-        state.skipped += 1
-        state.skipped_in_a_row += 1
-        log.warning("step %d skipped: its loss or gradient is not finite", state.step)
-        rows = self.processes.gather([row for batch in window.batches for row in batch.ids.question.tolist()])
-        if self.processes.is_main:
-            line = {
-                "step": state.step,
-                "epoch": state.epoch,
-                "gradient_norm": str(outcome.grad_norm),
-                "index_rows": rows,
-            }
-            with self.writing(), (self.output_dir / SKIPPED).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        allowed = max(self.settings.max_skipped_steps, round(self.settings.max_skipped_fraction * self.total_steps))
-        in_a_row = state.skipped_in_a_row >= self.settings.max_skipped_steps
-        if in_a_row or state.skipped > allowed:
-            what = f"{state.skipped_in_a_row} steps in a row" if in_a_row else f"{state.skipped} steps"
-            raise NonFiniteError(
-                f"{what} up to step {state.step} had losses or gradients that are not finite (training.max_skipped_steps, "
-                f"max_skipped_fraction; their questions: {self.output_dir / SKIPPED}): lower training.learning_rate, or set "
-                "training.precision to bf16 or fp32"
-            )
-
-    def log(self) -> None:
-        values = self.meter.read(self.state.step, self.total_steps, self.processes)
-        values |= {"train/epoch": self.state.epoch, "train/skipped_steps": self.state.skipped}
-        self.sinks.log(self.state.step, values)
+        self.accounts.add(TakenStep(state.step, state.epoch, window, report))
+        if not self.engine.runs_ahead:
+            self.accounts.settle()
 
     def due(self, every: int) -> bool:
-        """After every so many steps, and after the last one."""
-        return self.state.step % every == 0 or self.state.step >= self.total_steps
+        return due(self.state.step, every, self.total_steps)
 
     def due_validation(self) -> bool:
         state = self.state
@@ -296,6 +232,7 @@ class Trainer:
 
     def look(self) -> None:
         """Score the validation split; keep the weights if they are the best so far."""
+        self.accounts.settle()
         state, started = self.state, time.monotonic()
         scores = validate(
             self.engine,
@@ -340,7 +277,8 @@ class Trainer:
     def save(self) -> None:
         """Start writing a checkpoint to continue from; training goes on meanwhile."""
         with self.watchdog.patient("saving a checkpoint"):
-            self.state.meter = self.meter.state()
+            self.accounts.settle()
+            self.state.meter = self.accounts.meter.state()
             with self.engine.gathered():
                 weights = copy_weights(self.model) if self.processes.is_main else {}
             engine_state = self.engine.state_dict()

@@ -21,8 +21,9 @@ from models.encoders import build_tokenizer, scratch_text_config
 from models.mimic_vqa_model import SSGVQA
 from models.pretrained import LOAD_ERRORS
 from models.tokenizer import MOST_PIECES, train_tokenizer
-from training.engine import StepOutcome, TorchEngine
+from training.engine import TorchEngine
 from training.loss import MultiTaskLoss
+from training.outcome import PendingOutcome
 from training.probe.batches import IndexSource, MadeUpSource, Source, find_index, made_up_vocabulary
 from training.probe.choices import Trial, doubled
 from training.probe.costs import Size, published_size, size_of_dataset
@@ -51,7 +52,7 @@ class TimedEngine(TorchEngine):
 
     update_seconds = 0.0
 
-    def step(self, loss: torch.Tensor) -> StepOutcome:
+    def step(self, loss: torch.Tensor) -> PendingOutcome:
         start = self.clock()
         outcome = super().step(loss)
         self.update_seconds = self.clock() - start
