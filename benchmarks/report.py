@@ -62,7 +62,7 @@ def figures(one: Measured, baseline: Measured | None, machine: Machine) -> dict[
     found |= {"seconds": one.seconds, "cpu_seconds": one.cpu_seconds, "spread": one.spread}
     found |= {"items_per_second": one.rate, "items_per_cpu_second": one.cpu_rate, "peak_bytes": one.peak}
     found |= {f"ratio_{clock}": asdict(compare(one, baseline, clock)) if baseline else None for clock in CLOCKS}
-    found |= {"flops": variant.flops, "flops_of": variant.flops_of, "precision": variant.precision}
+    found |= {"flops": one.flops, "flops_of": one.flops_of, "precision": variant.precision}
     found |= {"share_of_arithmetic": arithmetic_share(one, machine), "share_of_copy": copy_share(one, machine)}
     found |= {"note": variant.note, "rounds": [asdict(r) for r in one.rounds]}
     return found
@@ -70,9 +70,9 @@ def figures(one: Measured, baseline: Measured | None, machine: Machine) -> dict[
 
 def arithmetic_share(one: Measured, machine: Machine) -> float | None:
     """Achieved part of the measured matrix product; None where a call's operations or this precision are not known."""
-    if one.variant.flops is None:
+    if one.flops is None:
         return None
-    return machine.ceilings.share_of_arithmetic(one.variant.flops, one.seconds, one.variant.precision)
+    return machine.ceilings.share_of_arithmetic(one.flops, one.seconds, one.variant.precision)
 
 
 def copy_share(one: Measured, machine: Machine) -> float | None:

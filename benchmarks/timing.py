@@ -12,11 +12,13 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from benchmarks.flops import COUNTED, Count, counted_flops
 from training.probe.memory import memory_in_use, peak_memory
 
 
@@ -33,7 +35,9 @@ class Variant:
     flops: float | None = None
     """Floating-point operations of a call; a multiplication and an addition are two"""
     flops_of: str = ""
-    """How `flops` was found: `counted`, or the formula"""
+    """The formula of `flops`"""
+    count_flops: bool = False
+    """Count them in the warm-up instead; not for compiled code"""
     precision: str = "fp32"
     """Of most of the arithmetic: fp32, bf16 or fp16; which ceiling `flops` are compared with"""
     copied: float | None = None
@@ -63,10 +67,16 @@ class Measured:
     rounds: list[Round] = field(default_factory=list)
     peak: int = 0
     """bytes above what was in use before, at the highest point of the first call"""
+    flops: float | None = None
+    """of a call"""
 
     @property
     def name(self) -> str:
         return self.variant.name
+
+    @property
+    def flops_of(self) -> str:
+        return COUNTED if self.variant.count_flops else self.variant.flops_of
 
     @property
     def seconds(self) -> float:
@@ -135,9 +145,10 @@ def measure(
         progress(f"warm-up: {one.name}")
         _release_memory(device)
         before = memory_in_use(device)
-        with peak_memory(device) as peak:
+        counting = counted_flops() if one.variant.count_flops else nullcontext(Count(one.variant.flops))
+        with peak_memory(device) as peak, counting as count:
             _prepared(one.variant)()
-        one.peak = max(0, peak.highest - before)
+        one.peak, one.flops = max(0, peak.highest - before), count.flops
     for number in range(rounds):
         first = number % len(measured)
         for one in measured[first:] + measured[:first]:
