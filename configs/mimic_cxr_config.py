@@ -74,6 +74,8 @@ class DataConfig:
     """Side S of the square, letter-boxed model input, in pixels."""
     image_store_size: int = 0
     """Shorter side of the stored images in pixels; 0: `image_size`."""
+    image_store: str = "raw"
+    """`raw`: a byte a pixel, read without decoding; `jpeg`: quality 95, a third of the space."""
     quality_grade: str = "A"
     """Lowest grade of a question that is used: A++, A+, A, B, C, D, or all (unrated ones too)."""
     view_filter: str = "frontal_only"
@@ -132,7 +134,9 @@ class TrainingConfig:
     """auto (bf16 where the hardware has it, else fp16 on a GPU, else fp32), bf16, fp16 or fp32."""
     gradient_checkpointing: bool = True
     compile: bool = False
-    """`torch.compile` the encoders."""
+    """`torch.compile` encoders and fusion, once for each of their input's numbers of dimensions."""
+    fast_path_off: list[str] = field(default_factory=list)
+    """Switches of `configs.fast_path.FastPath` that are off, to measure what they bring; results stay the same."""
     hub_model_id: str = ""
     """`user/name` on the Hugging Face Hub to push the best model to; empty: nothing leaves this machine."""
     seed: int = 42

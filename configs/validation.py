@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from configs.fast_path import FAST_PATH
 from configs.loading import get
 from utils.errors import ConfigError
 
@@ -19,6 +20,7 @@ CHOICES: dict[str, tuple] = {
     "data.quality_grade": ("A++", "A+", "A", "B", "C", "D", "all"),
     "data.view_filter": ("frontal_only", "lateral_only", "all"),
     "data.draw": ("epoch", "balanced"),
+    "data.image_store": ("raw", "jpeg"),
     "data.on_bad_sample": ("quarantine", "error"),
     "training.precision": ("auto", "bf16", "fp16", "fp32"),
     "training.chexpert_uncertain": ("ignore", "zeros", "ones", "soft"),
@@ -106,6 +108,8 @@ def _single_values(config: Config) -> Iterator[tuple[str, str]]:
     for key in NOT_EMPTY:
         if not get(config, key).strip():
             yield key, "must not be empty"
+    if unknown := [name for name in config.training.fast_path_off if name not in FAST_PATH]:
+        yield "training.fast_path_off", f"has no {', '.join(unknown)}; the names are {', '.join(FAST_PATH)}"
     hub = config.training.hub_model_id
     if hub and not re.fullmatch(r"[\w.-]+/[\w.-]+", hub):
         yield "training.hub_model_id", 'must have the form "user/name"'

@@ -6,30 +6,14 @@ R = 26 canonical regions, E entities of the vocabulary (including padding 0 and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-
-class TensorGroup:
-    """A dataclass of tensors (or of such dataclasses, or None) that can move together."""
-
-    def _map(self, function):
-        values = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, TensorGroup):
-                values[f.name] = value._map(function)
-            else:
-                values[f.name] = function(value) if isinstance(value, Tensor) else value
-        return type(self)(**values)
-
-    def to(self, device: torch.device | str, non_blocking: bool = True):
-        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self):
-        return self._map(lambda t: t.pin_memory())
+from data.frames import Pictures
+from data.tensor_group import TensorGroup
+from data.vocabulary import RESERVED
 
 
 @dataclass
@@ -75,6 +59,48 @@ class SceneGraphTargets(TensorGroup):
     union_weight: Tensor
     """(K,) float"""
 
+    def statement_weight(self, unstated: float) -> Tensor:
+        """Sum of the weights of all statements, the cells that count as `unstated` left out; scalar."""
+        silent = (self.present == 0) & ((self.weight - unstated).abs() < 1e-6)
+        return self.weight.masked_fill(silent, 0.0).sum() + self.union_weight.sum()
+
+
+@dataclass
+class GraphStatements(TensorGroup):
+    """`SceneGraphTargets` as they travel to the device: of the R·E cells of an image all but some dozens are unstated."""
+
+    boxes: Tensor
+    box_mask: Tensor
+    cell: Tensor
+    """(C,) int64 stated cells, each once, as image · R · E + region · E + entity"""
+    cell_present: Tensor
+    """(C,) float, 1 where present"""
+    cell_weight: Tensor
+    """(C,) float"""
+    unstated: Tensor
+    """(B,) float, weight of the other cells of an image; 0 where it has no graph"""
+    entities: int
+    """E"""
+    union_image: Tensor
+    union_entity: Tensor
+    union_regions: Tensor
+    union_weight: Tensor
+
+    def statement_weight(self, unstated: float) -> Tensor:
+        """Sum of the weights of all statements; scalar."""
+        return self.cell_weight.sum() + self.union_weight.sum()
+
+    def written_out(self) -> SceneGraphTargets:
+        """All cells, where the tensors are."""
+        shape = (*self.boxes.shape[:2], self.entities)
+        present = self.boxes.new_zeros(shape)
+        weight = self.unstated[:, None, None].repeat(1, *shape[1:])
+        weight[:, :, :RESERVED] = 0
+        present.view(-1)[self.cell] = self.cell_present
+        weight.view(-1)[self.cell] = self.cell_weight
+        unions = self.union_image, self.union_entity, self.union_regions, self.union_weight
+        return SceneGraphTargets(self.boxes, self.box_mask, present, weight, *unions)
+
 
 @dataclass
 class Targets(TensorGroup):
@@ -104,8 +130,8 @@ class Ids(TensorGroup):
 class Batch(TensorGroup):
     """B images and Q questions about them."""
 
-    images: Tensor
-    """(B, 1, S, S) uint8, letter-boxed; normalised on the device"""
+    images: Tensor | Pictures
+    """(B, 1, S, S) grey levels 0..255, letter-boxed; or what they are rendered from, on the device"""
     questions: TokenBatch
     question_of: Tensor
     """(Q,) int64 index into the U distinct questions"""
@@ -116,7 +142,7 @@ class Batch(TensorGroup):
     type: Tensor
     """(Q,) int64, `label_space.TYPE_INDEX`"""
     targets: Targets
-    graph: SceneGraphTargets | None
+    graph: SceneGraphTargets | GraphStatements | None
     chexpert: Tensor
     """(B, 14) float: 1 present, 0 absent, -1 uncertain, nan not mentioned"""
     ids: Ids
@@ -128,3 +154,12 @@ class Batch(TensorGroup):
     def head_mask(self, index: int) -> Tensor:
         """(Q,) bool: questions of the head with this index."""
         return self.head == index
+
+    def on(self, device: torch.device | str) -> Batch:
+        """The batch on a device as model and loss read it: images rendered, graphs written out."""
+        batch = self.to(device)
+        if isinstance(batch.images, Pictures):
+            batch = replace(batch, images=batch.images.render())
+        if isinstance(batch.graph, GraphStatements):
+            batch = replace(batch, graph=batch.graph.written_out())
+        return batch

@@ -79,9 +79,8 @@ class _Shares(Dataset):
     """
 
     def __init__(self, dataset: VQADataset, layout: Layout, epoch: int, start: int):
-        self.dataset, self.layout, self.epoch, self.start = dataset, layout, epoch, start
-        self.visits = dataset.visits(epoch)
-        self.left = len(self.visits.study) - start
+        self.dataset, self.layout, self.epoch, self.start = dataset, layout, dataset.epoch(epoch), start
+        self.left = len(self.epoch) - start
 
     def __len__(self) -> int:
         full, rest = divmod(self.left, self.layout.visits)
@@ -98,11 +97,11 @@ class _Shares(Dataset):
             raise IndexError(number)
         window, number = divmod(number, self.layout.rounds(self.layout.visits))
         first = self.start + window * self.layout.visits
-        share = self.layout.share(min(self.layout.visits, len(self.visits.study) - first), number)
+        share = self.layout.share(min(self.layout.visits, len(self.epoch) - first), number)
         which = first + np.arange(share.start, share.stop)
         if len(which):
-            return self.dataset.batch(self.visits, which, self.epoch)
-        return replace(self.dataset.batch(self.visits, np.array([first]), self.epoch), padding=True)
+            return self.dataset.batch(self.epoch, which)
+        return replace(self.dataset.batch(self.epoch, np.array([first])), padding=True)
 
 
 def windows(

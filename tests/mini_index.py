@@ -60,6 +60,7 @@ def write_mini_index(path: Path, studies: list[dict], *, side: int = 16) -> Inde
                 stored_width=side,
                 stored_height=side,
                 offset=len(image_ids) * side * side,
+                length=side * side,
                 box_start=len(boxes),
                 box_count=len(study.get("boxes", [])),
                 finding_start=len(tables["findings"]["entity"]),
@@ -94,6 +95,7 @@ def write_mini_index(path: Path, studies: list[dict], *, side: int = 16) -> Inde
         "format": FORMAT,
         "fingerprint": "0" * 16,
         "label_space": label_space.checksum(),
+        "image_store": "raw",
         "synthetic": True,
         "credentialed": False,
         "vocabulary": vocabulary.as_json(),
@@ -117,6 +119,9 @@ class WordTokenizer:
 
     def __init__(self):
         self.words: dict[str, int] = {}
+
+    def get_vocab(self):
+        return self.words
 
     def __call__(self, texts, add_special_tokens=True, truncation=True, max_length=64):
         rows = [[1, *(self.words.setdefault(w, len(self.words) + 3) for w in t.split()), 2][:max_length] for t in texts]

@@ -118,7 +118,7 @@ def test_other_reports_change_neither_predicted_boxes_nor_what_is_read_there(pla
     findings = [(range(26), "nodule", 1, 1)]
     seen = []
     for index in (open_index(place / "index"), make_index(tmp_path / "other", findings)):
-        batch = next(make_loader(VQADataset(index, "validate", config.data, tokenizer, train=False), 4))
+        batch = next(make_loader(VQADataset(index, "validate", config.data, tokenizer, train=False), 4)).on("cpu")
         with torch.inference_mode():
             features = model.encode_images(batch.images)
             boxes = model.predict_graph(features).boxes

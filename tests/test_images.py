@@ -1,80 +1,11 @@
-"""Decoding, letter-boxing and boxes."""
+"""Decoding and storing images."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from data.images import Augmentation, Frame, ImageStore, adjust_intensity, decode
+from data.images import STORE_FILES, ImageStore, decode, encode
 from utils.errors import DataError
-
-sides = st.integers(40, 400)
-unit = st.floats(0.02, 0.98)
-
-
-@st.composite
-def boxes(draw):
-    x1, x2 = sorted((draw(unit), draw(unit)))
-    y1, y2 = sorted((draw(unit), draw(unit)))
-    return np.array([[x1, y1, x2 + 0.01, y2 + 0.01]])
-
-
-@given(sides, sides, boxes())
-def test_letterbox_keeps_every_corner_and_the_way_back(width, height, box):
-    frame = Frame.letterbox(width, height)
-    whole = frame.boxes_in(np.array([[0, 0, 1, 1]]))[0]
-    assert whole.min() >= 0 and whole.max() <= 1
-    assert max(whole[2] - whole[0], whole[3] - whole[1]) == pytest.approx(1)
-    assert (whole[2] - whole[0]) / (whole[3] - whole[1]) == pytest.approx(width / height)
-    np.testing.assert_allclose(frame.boxes_out(frame.boxes_in(box)), box, atol=1e-9)
-
-
-def test_letterbox_by_hand():
-    # 200x100: scaled by 1/200, a band of a quarter above and below
-    frame = Frame.letterbox(200, 100)
-    np.testing.assert_allclose(frame.boxes_in(np.array([[0.5, 0.0, 1.0, 0.5]])), [[0.5, 0.25, 1.0, 0.5]])
-
-
-@given(sides, sides, boxes(), st.integers(0, 10_000))
-def test_pixels_and_boxes_move_together(width, height, box, seed):
-    """A white rectangle drawn at a box is found where the box goes, with and without augmentation."""
-    box[:, 2:] = np.minimum(np.maximum(box[:, 2:], box[:, :2] + 0.2), 1)
-    pixels = np.zeros((height, width), np.uint8)
-    x1, y1, x2, y2 = (box[0] * [width, height, width, height]).round().astype(int)
-    pixels[y1:y2, x1:x2] = 255
-    augmentation = Augmentation.draw(np.random.default_rng(seed), 5, 0.1, 0.05, 0) if seed % 2 else None
-    frame = Frame.letterbox(width, height, augmentation)
-    rendered = frame.render(pixels, 128)
-    expected = frame.boxes_in(np.array([[x1, y1, x2, y2]]) / [width, height, width, height])[0] * 128
-    rows, columns = np.nonzero(rendered > 127)
-    if len(rows) and expected[2] - expected[0] > 4 and expected[3] - expected[1] > 4:
-        found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-        # a turned rectangle thins out at its corners
-        np.testing.assert_allclose(found, expected, atol=6 if augmentation else 2)
-
-
-def test_nothing_is_mirrored():
-    pixels = np.zeros((100, 100), np.uint8)
-    pixels[:, :30] = 255
-    for seed in range(50):
-        frame = Frame.letterbox(100, 100, Augmentation.draw(np.random.default_rng(seed), 5, 0.1, 0.05, 0.1))
-        rendered = frame.render(pixels, 64)
-        assert rendered[:, :32].mean() > rendered[:, 32:].mean()
-
-
-def test_large_reduction_averages_instead_of_skipping():
-    """A one-pixel checkerboard becomes its mean grey."""
-    pixels = (np.indices((1024, 1024)).sum(0) % 2 * 255).astype(np.uint8)
-    rendered = Frame.letterbox(1024, 1024).render(pixels, 64)
-    assert abs(rendered.astype(float) - 127.5).max() < 8
-
-
-@given(st.integers(0, 1000))
-def test_intensity_keeps_order_of_grey_values(seed):
-    augmentation = Augmentation.draw(np.random.default_rng(seed), 0, 0, 0, 0.1)
-    levels = adjust_intensity(np.arange(256, dtype=np.uint8), augmentation).astype(int)
-    assert (np.diff(levels) >= 0).all()
 
 
 def _save(path, array, **options):
@@ -121,14 +52,41 @@ def test_bad_files_are_named_with_their_reason(tmp_path, kind):
         decode(path, 32)
 
 
-def test_store_reads_back_and_refuses_another_size(tmp_path):
-    arrays = [np.arange(12, dtype=np.uint8).reshape(3, 4), np.full((2, 5), 7, np.uint8)]
-    path = tmp_path / "pixels.u8"
-    path.write_bytes(b"".join(a.tobytes() for a in arrays))
-    table = np.array([0, 12], np.uint64), np.array([4, 5], np.uint32), np.array([3, 2], np.uint32)
-    store = ImageStore(path, *table)
+@pytest.fixture(params=["raw", "jpeg"])
+def store(request, tmp_path):
+    """A store of two smooth images of different sizes, and these."""
+    arrays = [np.add.outer(np.arange(h) * 2, np.arange(w) * 3).astype(np.uint8) for h, w in [(30, 40), (24, 50)]]
+    data = [encode(array, request.param) for array in arrays]
+    (tmp_path / STORE_FILES[request.param]).write_bytes(b"".join(data))
+    lengths = np.array([len(d) for d in data], np.uint32)
+    columns = np.array([0, len(data[0])], np.uint64), lengths, np.array([40, 50]), np.array([30, 24])
+    return tmp_path, request.param, columns, arrays
+
+
+def test_store_reads_back(store):
+    folder, kind, columns, arrays = store
     for row, array in enumerate(arrays):
-        np.testing.assert_array_equal(store[row], array)
+        pixels = ImageStore(folder, kind, *columns)[row]
+        assert pixels.dtype == np.uint8 and pixels.shape == array.shape
+        np.testing.assert_allclose(pixels.astype(int), array, atol=0 if kind == "raw" else 4)
+
+
+def test_store_of_another_size_is_refused(store):
+    folder, kind, columns, _ = store
+    path = folder / STORE_FILES[kind]
+    size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match="21 bytes instead of 22"):
-        ImageStore(path, *table)
+    with pytest.raises(DataError, match=f"{size - 1} bytes instead of {size}"):
+        ImageStore(folder, kind, *columns)
+
+
+def test_damaged_jpeg_in_the_store_is_named(store):
+    folder, kind, columns, _ = store
+    if kind == "raw":
+        pytest.skip("every byte is a grey level")
+    path = folder / STORE_FILES[kind]
+    data = bytearray(path.read_bytes())
+    data[:20] = bytes(20)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="image 0 is damaged"):
+        ImageStore(folder, kind, *columns)[0]

@@ -84,11 +84,11 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(data, monkeypatch):
     shutil.rmtree(data.index_dir)
     build_part, built = build.build_part, []
 
-    def stops_at_the_third(release, jobs, entity_index, side, target):
+    def stops_at_the_third(release, jobs, form, target):
         if len(built) == 2:
             raise KeyboardInterrupt
         built.append(target.name)
-        build_part(release, jobs, entity_index, side, target)
+        build_part(release, jobs, form, target)
 
     monkeypatch.setattr(build, "build_part", stops_at_the_third)
     with pytest.raises(KeyboardInterrupt):

@@ -93,7 +93,7 @@ def test_non_finite_steps_leave_the_weights_and_stop_the_run_when_they_go_on(ind
 
 def test_graph_dropout_mixes_per_image(index, tmp_path):
     trainer = make_trainer(index, make_config(tmp_path))
-    batch = next(make_loader(trainer.train_data, 3))
+    batch = next(make_loader(trainer.train_data, 3)).on("cpu")
     prediction = trainer.model.predict_graph(trainer.model.encode_images(batch.images))
     graph = GraphMix(torch.tensor([0, NONE, ORACLE]), batch.graph)(prediction)
     own = prediction.graph()

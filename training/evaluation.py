@@ -12,7 +12,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.batch import Batch, SceneGraph, TokenBatch
-from data.images import Frame
 from data.index import Index
 from data.label_space import CHEXPERT, HEADS, Head
 from data.loader import make_loader, num_batches
@@ -202,7 +201,7 @@ def _image_rows(
     for batch in _batches(dataset, batch_size):
         image_place = np.searchsorted(images, batch.ids.image.numpy())
         positions = np.searchsorted(questions.rows, batch.ids.question.numpy())
-        batch = batch.to(device)
+        batch = batch.on(device)
         features = {OWN: model.encode_images(batch.images)}
         prediction = model.predict_graph(features[OWN])
         chexpert[image_place] = model.chexpert(features[OWN].pooled).float().sigmoid().cpu().numpy()
@@ -211,7 +210,7 @@ def _image_rows(
         if "oracle" in needed:
             graphs["oracle"] = oracle_graph(batch.graph, prediction)
         if "shuffled" in needed:
-            pixels = letterboxed(dataset.index, shown[image_place], batch.images.shape[-1])
+            pixels = dataset.canonical_images(shown[image_place])
             features[OTHER] = model.encode_images(pixels.to(device))
             graphs["shuffled"] = model.predict_graph(features[OTHER]).graph()
         for row, (image, graph) in rows.items():
@@ -236,14 +235,6 @@ def _probabilities(logits: dict[str, Tensor]) -> dict[Head, np.ndarray]:
         for head, spec in HEADS.items()
         for values in [logits[head.value]]
     }
-
-
-def letterboxed(index: Index, rows: np.ndarray, size: int) -> Tensor:
-    """Stored images as the model sees them: (n,) image rows -> (n, 1, size, size) uint8."""
-    sizes = zip(index.images["width"][rows].tolist(), index.images["height"][rows].tolist(), strict=True)
-    frames = [Frame.letterbox(width, height) for width, height in sizes]
-    pixels = [frame.render(index.pixels[row], size) for frame, row in zip(frames, rows, strict=True)]
-    return torch.from_numpy(np.stack(pixels))[:, None]
 
 
 def _device(model: torch.nn.Module) -> torch.device:

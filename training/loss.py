@@ -51,7 +51,10 @@ class MultiTaskLoss:
                 counts[head.value] += int(batch.head_mask(index).sum())
             counts[CHEXPERT] += int(chexpert_targets(batch.chexpert, self.config)[1].sum())
             counts[QUESTION_TYPE] += len(batch.head)
-            counts[GRAPH_FINDING] += float(self._statement_weight(_graph(batch)))
+            # Were the weights of unstated cells in the denominator, the loss would be the mean of thousands of easy
+            # negatives, and a stated cell would weigh less the larger the vocabulary is. As it is, they are a regulariser
+            # of fixed strength beside a mean over statements.
+            counts[GRAPH_FINDING] += float(_graph(batch).statement_weight(self.config.unstated_weight))
             counts[GRAPH_BOX] += int(_graph(batch).box_mask.sum())
         return counts
 
@@ -84,16 +87,6 @@ class MultiTaskLoss:
         )
         shown = {"loss": total, "vqa_loss": vqa} | {f"{name}_loss": value for name, value in means.items()}
         return Losses(total, {name: shown[name].detach() for name in part_names(counts)})
-
-    def _statement_weight(self, graph: SceneGraphTargets) -> Tensor:
-        """Denominator of the graph loss: the weights of the *statements* only.
-
-        Of the 26·E cells of an image all but some dozens are unstated. Were their weights in the denominator, the loss
-        would be the mean of thousands of easy negatives, and a stated cell would weigh less the larger the vocabulary
-        is. As it is, the unstated cells are a regulariser of fixed strength beside a mean over statements.
-        """
-        unstated = (graph.present == 0) & ((graph.weight - self.config.unstated_weight).abs() < 1e-6)
-        return graph.weight.masked_fill(unstated, 0.0).sum() + graph.union_weight.sum()
 
 
 def part_names(counts: dict[str, float]) -> list[str]:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from configs.mimic_cxr_config import DataConfig
 from data.index import SPLITS, Index
 from data.label_space import GRADES, HEAD_INDEX, HEADS, QUESTION_TYPES, TYPE_INDEX, Head
-from data.mimic_cxr_dataset import passes_filters
+from data.visits import QuestionFilter
 from utils.errors import DataError, NonFiniteError
 from utils.utils import write_atomic
 
@@ -159,7 +159,7 @@ def question_fates(index: Index, split: str, data: DataConfig) -> dict[str, dict
     fates = {name: Counter(by_fate) for name, by_fate in index.meta["counts"].get(split, {}).items()}
     questions = index.questions
     own = index.studies["split"][questions["study"]] == SPLITS.index(split)
-    kept = passes_filters(index, data)
+    kept = QuestionFilter(index, data).passes(slice(None))
     wanted = np.ones(len(own), dtype=bool)
     if data.question_types:
         wanted = np.isin(questions["type"], [TYPE_INDEX[name] for name in data.question_types])

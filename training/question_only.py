@@ -110,22 +110,24 @@ class Convergence:
 
 def count_answers(dataset: VQADataset) -> dict[Head, AnswerCounts]:
     """The answers of every head that has questions, by text in the order of `dataset.text_codes`."""
-    questions, rows = dataset.index.questions, dataset.rows
-    text = np.searchsorted(dataset.text_codes, questions["text"][rows])
-    counts = {}
-    for head, number in HEAD_INDEX.items():
-        own = questions["head"][rows] == number
-        if not own.any():
-            continue
-        classes = len(HEADS[head].classes)
-        answers = expand_targets(head, questions["target"][rows[own]])
-        if answers.ndim == 1:
-            answers = np.eye(classes, dtype=np.int8)[answers]
-        positive = np.zeros((len(dataset.text_codes), classes), dtype=np.float32)
-        np.add.at(positive, text[own], answers)
-        asked = np.bincount(text[own], minlength=len(positive)).astype(np.float32)
-        counts[head] = AnswerCounts(torch.from_numpy(positive), torch.from_numpy(asked))
-    return counts
+    questions, texts = dataset.index.questions, len(dataset.text_codes)
+    positive = {head: np.zeros((texts, len(spec.classes))) for head, spec in HEADS.items()}
+    asked = {head: np.zeros(texts) for head in HEADS}
+    for rows in dataset.selection.chunks():
+        text = np.searchsorted(dataset.text_codes, questions["text"][rows])
+        for head, number in HEAD_INDEX.items():
+            own = questions["head"][rows] == number
+            answers = expand_targets(head, questions["target"][rows[own]])
+            if answers.ndim == 1:
+                answers = np.eye(len(HEADS[head].classes), dtype=np.int8)[answers]
+            asked[head] += np.bincount(text[own], minlength=texts)
+            for label, column in enumerate(answers.T):
+                positive[head][:, label] += np.bincount(text[own], column, minlength=texts)
+    return {
+        head: AnswerCounts(*(torch.from_numpy(counts.astype(np.float32)) for counts in (positive[head], asked[head])))
+        for head in HEADS
+        if asked[head].any()
+    }
 
 
 def train_question_only(
@@ -202,7 +204,7 @@ class _Fit:
         """One pass over all texts; mean loss and errors on the way."""
         total, errors = 0.0, dict.fromkeys(self.counts, 0.0)
         texts = self.dataset.text_codes
-        for rows in _shuffled_by_length(self.dataset.token_table.lengths, rng):
+        for rows in _shuffled_by_length(self.dataset.token_table.lengths[texts], rng):
             warmup = min(1.0, (self.steps + 1) / WARMUP)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["first_lr"] * scale * warmup

@@ -171,9 +171,8 @@ def plan(run: Run) -> list[str]:
 
 
 def _size(data: VQADataset) -> str:
-    texts = len(data.text_codes)
     return (
-        f"{data.num_questions:,} questions ({texts:,} texts) about {len(data.studies):,} studies of "
+        f"{data.num_questions:,} questions about {len(data.studies):,} studies of "
         f"{data.num_patients:,} patients, {data.num_visits():,} image visits"
     )
 
@@ -190,7 +189,7 @@ def _device(engine: Engine) -> str:
 def try_forward(run: Run) -> None:
     """One pass over a small validation batch: what does not fit together fails here, before anything is written."""
     run.model.eval()
-    batch = next(make_loader(run.val_data, 2)).to(run.engine.device)
+    batch = next(make_loader(run.val_data, 2)).on(run.engine.device)
     with run.engine.autocast():
         run.model(batch.images, batch.questions, batch.question_of, batch.image_of)
 

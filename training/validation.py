@@ -66,7 +66,7 @@ def validate(
     for window in windows(dataset, layout, num_workers=num_workers):
         between()
         for batch in window.batches:
-            batch = batch.to(engine.device)
+            batch = batch.on(engine.device)
             with engine.autocast():
                 outputs = engine.model(batch.images, batch.questions, batch.question_of, batch.image_of)
             if not batch.padding:

@@ -3,7 +3,8 @@
 ```
 <index>/index.json            identity, vocabularies, counts of every question by its fate, problems by kind
 <index>/tables/*.arrow        questions, studies, images, boxes, findings, texts, question_ids
-<index>/images/pixels.u8      grey images one behind the other, shorter side `data.image_store_size`
+<index>/images/               grey images one behind the other, shorter side `data.image_store_size`
+<index>/tokens/*              word pieces of the questions, for each tokenizer that was used
 ```
 """
 

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from configs.mimic_cxr_config import Config, DataConfig
 from data import label_space
-from data.index.part import ImageJob, StudyJob, build_part
+from data.images import STORE_FILES
+from data.index.part import PIXELS, ImageJob, PartForm, StudyJob, build_part
 from data.index.quarantine import bad_samples, check_share, is_finished, read_problems, stop_at_first
 from data.index.store import COLUMNS, FORMAT, META, PROBLEMS, SPLITS, Index, open_index, write_table
 from data.label_space import CHEXPERT
@@ -62,6 +63,7 @@ def index_identity(release: Release, data: DataConfig) -> dict[str, str | int]:
     identity: dict[str, str | int] = {
         "format": FORMAT,
         "release": release.fingerprint(),
+        "image_store": data.image_store,
         "image_store_size": data.image_store_size or data.image_size,
         "view_filter": data.view_filter,
         "label_space": label_space.checksum(),
@@ -103,10 +105,10 @@ def _build(release: Release, data: DataConfig, jobs: list[StudyJob], path: Path,
     log.info("building the index of %s studies in %s", f"{len(jobs):,}", path)
     vocabulary = Vocabulary(tuple(release.entities), tuple(release.region_names))
     folders = [work / f"part-{i:06d}" for i in range(len(parts))]
-    side = int(identity["image_store_size"])
+    form = PartForm(vocabulary.entity_index, int(identity["image_store_size"]), str(identity["image_store"]))
     problems: list[dict] = []
     with (
-        closing(_build_parts(release, parts, vocabulary.entity_index, side, folders, workers)) as done,
+        closing(_build_parts(release, parts, form, folders, workers)) as done,
         tqdm(total=len(jobs), unit="study", desc="index", disable=None) as bar,
     ):
         for i in done:
@@ -158,9 +160,7 @@ def _open_work_folder(work: Path, identity: dict) -> None:
     write_json(plan, identity)
 
 
-def _build_parts(
-    release: Release, parts: list, entity_index: dict[str, int], side: int, folders: list[Path], workers: int
-) -> Iterator[int]:
+def _build_parts(release: Release, parts: list, form: PartForm, folders: list[Path], workers: int) -> Iterator[int]:
     """Build what is not finished; the numbers of the parts in order, each when its folder is there."""
     todo = {i for i, folder in enumerate(folders) if not is_finished(folder)}
     if len(todo) < len(parts):
@@ -168,13 +168,11 @@ def _build_parts(
     if workers == 1 or len(todo) <= 1:
         for i, folder in enumerate(folders):
             if i in todo:
-                build_part(release, parts[i], entity_index, side, folder)
+                build_part(release, parts[i], form, folder)
             yield i
         return
     # spawn: the parent may hold threads (pyarrow) that do not survive a fork
-    with ProcessPoolExecutor(
-        min(workers, len(todo)), get_context("spawn"), _start_worker, (release, entity_index, side)
-    ) as pool:
+    with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), _start_worker, (release, form)) as pool:
         futures = {i: pool.submit(_build_in_worker, parts[i], folders[i]) for i in sorted(todo)}
         try:
             for i in range(len(parts)):
@@ -190,14 +188,14 @@ _worker: tuple = ()
 """What all jobs of a worker process share: the release is large, so it travels once a process, not once a job."""
 
 
-def _start_worker(release: Release, entity_index: dict[str, int], side: int) -> None:
+def _start_worker(release: Release, form: PartForm) -> None:
     global _worker
-    _worker = (release, entity_index, side)
+    _worker = (release, form)
 
 
 def _build_in_worker(jobs: list[StudyJob], target: Path) -> None:
-    release, entity_index, side = _worker
-    build_part(release, jobs, entity_index, side, target)
+    release, form = _worker
+    build_part(release, jobs, form, target)
 
 
 def _assemble(folders, target: Path, identity, release: Release, vocabulary: Vocabulary, problems: list[dict]) -> None:
@@ -210,7 +208,7 @@ def _assemble(folders, target: Path, identity, release: Release, vocabulary: Voc
     question_ids: dict[str, int] = {}
     image_ids, views, counts, names = [], [], Counter(), Counter()
     rows = Counter()
-    with (target / "images" / "pixels.u8").open("wb") as pixels:
+    with (target / "images" / STORE_FILES[identity["image_store"]]).open("wb") as pixels:
         for folder in folders:
             strings = json.loads((folder / "strings.json").read_text())
             part = dict(np.load(folder / "columns.npz", allow_pickle=False))
@@ -227,7 +225,7 @@ def _assemble(folders, target: Path, identity, release: Release, vocabulary: Voc
             views += strings["views"]
             counts.update({tuple(c[:3]): c[3] for c in strings["counts"]})
             names.update({tuple(c[:2]): c[2] for c in strings["names"]})
-            with (folder / "pixels.u8").open("rb") as source:
+            with (folder / PIXELS).open("rb") as source:
                 shutil.copyfileobj(source, pixels, 1 << 22)
     tables = {t: {c: np.concatenate(values) for c, values in cs.items()} for t, cs in columns.items()}
     tables["images"] |= {"image_id": image_ids, "view": views}
@@ -271,6 +269,7 @@ def _meta(identity, release: Release, vocabulary: Vocabulary, counts, names, pro
         "fingerprint": identity["fingerprint"],
         "identity": identity,
         "label_space": label_space.checksum(),
+        "image_store": identity["image_store"],
         "synthetic": release.is_synthetic,
         "credentialed": not release.is_synthetic,
         "vocabulary": vocabulary.as_json(),

@@ -42,6 +42,21 @@ class StudyJob:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class PartForm:
+    """How parts of an index are written."""
+
+    entity_index: dict[str, int]
+    side: int
+    """shorter side of the stored images in pixels"""
+    image_store: str
+    """kind of the image store, raw or jpeg"""
+
+
+PIXELS = "pixels"
+"""File of a part that holds its images."""
+
+
 @dataclass
 class PartWriter:
     """Rows of one part, before they are written."""
@@ -70,17 +85,13 @@ class PartWriter:
         return len(next(iter(self.columns[table].values())))
 
 
-def build_part(release: Release, jobs: list[StudyJob], entity_index: dict[str, int], side: int, target: Path) -> None:
-    """Read the studies of `jobs` and write them as a folder `target`, complete or not at all.
-
-    Args:
-        side: shorter side of the stored images in pixels.
-    """
+def build_part(release: Release, jobs: list[StudyJob], form: PartForm, target: Path) -> None:
+    """Read the studies of `jobs` and write them as a folder `target`, complete or not at all."""
     with atomic_directory(target) as folder:
         part = PartWriter()
-        with (folder / "pixels.u8").open("wb") as pixels:
+        with (folder / PIXELS).open("wb") as pixels:
             for job in jobs:
-                _add_study(part, release, job, entity_index, side, pixels)
+                _add_study(part, release, job, form, pixels)
         arrays = {
             f"{table}.{name}": np.array(part.columns[table][name], dtype=dtype)
             for table, names in COLUMNS.items()
@@ -101,7 +112,7 @@ def build_part(release: Release, jobs: list[StudyJob], entity_index: dict[str, i
         (folder / "strings.json").write_text(json.dumps(strings))
 
 
-def _add_study(part: PartWriter, release: Release, job: StudyJob, entity_index: dict, side: int, pixels) -> None:
+def _add_study(part: PartWriter, release: Release, job: StudyJob, form: PartForm, pixels) -> None:
     try:
         questions = release.read_qa(job.subject_id, job.study_id).get("questions") or []
         if not isinstance(questions, list):
@@ -115,12 +126,12 @@ def _add_study(part: PartWriter, release: Release, job: StudyJob, entity_index: 
     for dropped in parsed:
         if isinstance(dropped, Dropped):
             part.counts[job.split, dropped.type, dropped.reason] += 1
-    usable, reason = _store_images(part, job, side, pixels) if kept and job.images else ([], job.reason)
+    usable, reason = _store_images(part, job, form, pixels) if kept and job.images else ([], job.reason)
     if not usable:
         for q in kept:
             part.counts[job.split, QUESTION_TYPES[q.type].name, reason or "image_unreadable"] += 1
         return
-    _add_graphs(part, release, job, usable, entity_index)
+    _add_graphs(part, release, job, usable, form.entity_index)
     study = part.size("studies")
     part.add(
         "studies",
@@ -147,7 +158,9 @@ def _add_study(part: PartWriter, release: Release, job: StudyJob, entity_index: 
         )
 
 
-def _store_images(part: PartWriter, job: StudyJob, side: int, pixels) -> tuple[list[tuple[ImageJob, int, int]], str]:
+def _store_images(
+    part: PartWriter, job: StudyJob, form: PartForm, pixels
+) -> tuple[list[tuple[ImageJob, int, int]], str]:
     """Decode and append the images of a study: (image, width, height) of those that could be read, else the reason.
 
     The order of the images stays: where the canonical one cannot be read, the next good one takes its place.
@@ -155,7 +168,7 @@ def _store_images(part: PartWriter, job: StudyJob, side: int, pixels) -> tuple[l
     usable, bad = [], set()
     for image in job.images:
         try:
-            array, width, height = image_files.decode(image.path, side)
+            array, width, height = image_files.decode(image.path, form.side)
         except DataError as error:
             kind = "image_missing" if isinstance(error.__cause__, FileNotFoundError) else "image_unreadable"
             bad.add(kind)
@@ -166,6 +179,7 @@ def _store_images(part: PartWriter, job: StudyJob, side: int, pixels) -> tuple[l
             message = f"image {image.path}: {width}x{height} pixels, in the table {image.width}x{image.height}"
             part.problems.append(_image_problem("size_differs", job, image, message))
         usable.append((image, width, height))
+        stored = image_files.encode(array, form.image_store)
         part.add(
             "images",
             study=part.size("studies"),
@@ -174,11 +188,12 @@ def _store_images(part: PartWriter, job: StudyJob, side: int, pixels) -> tuple[l
             stored_width=array.shape[1],
             stored_height=array.shape[0],
             offset=part.offset,
+            length=len(stored),
         )
         part.image_ids.append(image.image_id)
         part.views.append(image.view)
-        pixels.write(array.tobytes())
-        part.offset += array.size
+        pixels.write(stored)
+        part.offset += len(stored)
     return usable, "image_missing" if bad == {"image_missing"} else "image_unreadable"
 
 

@@ -14,7 +14,7 @@ from data.images import ImageStore
 from data.vocabulary import Vocabulary
 from utils.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 """Raised when tables change their meaning; an index of another format is built again."""
 
 SPLITS: tuple[str, ...] = ("train", "validate", "test")
@@ -47,6 +47,7 @@ COLUMNS: dict[str, dict[str, type]] = {
         "stored_width": np.uint32,
         "stored_height": np.uint32,
         "offset": np.uint64,
+        "length": np.uint32,
         "box_start": np.uint64,
         "box_count": np.uint16,
         "finding_start": np.uint64,
@@ -65,7 +66,7 @@ class Index:
       Rows are grouped by study, studies by split. `target`: 0/1 for binary, 0..3 for severity, else a bit mask of classes.
     studies: subject_id, study_id, split (0 train, 1 validate, 2 test), question_start, question_count, image_start, image_count,
       chexpert (n, 14: 1, 0, -1 or nan).
-    images: study, view, width, height (original pixels), stored_width, stored_height, offset, box_start, box_count,
+    images: study, view, width, height (original pixels), stored_width, stored_height, offset, length, box_start, box_count,
       finding_start, finding_count. A study's first image is the canonical one: PA before AP before other views, then the larger,
       then the lower id.
     boxes: region, box (n, 4: x1 y1 x2 y2 in [0, 1] of the original). findings: regions (bit mask), entity, kind, from_report.
@@ -118,9 +119,8 @@ class Index:
     @cached_property
     def pixels(self) -> ImageStore:
         images = self.images
-        return ImageStore(
-            self.path / "images" / "pixels.u8", images["offset"], images["stored_width"], images["stored_height"]
-        )
+        where = (images[column] for column in ("offset", "length", "stored_width", "stored_height"))
+        return ImageStore(self.path / "images", self.meta["image_store"], *where)
 
     @property
     def fingerprint(self) -> str:

@@ -25,6 +25,8 @@ ENTITIES, REGION_NAMES = 230, 310
 """Names of the data set, about: see `data.names`."""
 TOKENS = (10, 20)
 """Word pieces of a made-up question, fewest and most: template questions are short."""
+LOOKED_AT = 10_000
+"""Visits of an epoch among which the largest are looked for."""
 STATEMENTS = 10
 """Findings of a made-up image."""
 
@@ -46,7 +48,7 @@ class IndexSource:
     """The configured training questions. A larger batch than there are visits has some of them several times."""
 
     def __init__(self, dataset: VQADataset):
-        self.dataset, self.visits = dataset, dataset.visits(0)
+        self.dataset, self.epoch = dataset, dataset.epoch(0)
         self._order = self._largest_first()
         kind = ", generated look-alike data" if dataset.index.is_synthetic else ""
         self.text = f"{dataset.num_questions:,} training questions of {dataset.index.path}{kind}"
@@ -58,17 +60,16 @@ class IndexSource:
         return self._window(np.resize(self._order, size))
 
     def _window(self, which: np.ndarray) -> Window:
-        return Window([self.dataset.batch(self.visits, which, 0)], len(which))
+        return Window([self.dataset.batch(self.epoch, which)], len(which))
 
     def _largest_first(self) -> np.ndarray:
-        """Numbers of the visits: one with the longest text, to which the others are padded, then by their questions."""
-        dataset, visits = self.dataset, self.visits
-        codes = dataset.index.questions["text"][dataset.rows]
-        lengths = dataset.token_table.lengths[np.searchsorted(dataset.text_codes, codes)]
-        first = np.cumsum(visits.count) - visits.count
-        places = np.arange(int(visits.count.sum())) + np.repeat(visits.start - first, visits.count)
-        longest = np.maximum.reduceat(lengths[visits.members[places]], first)
-        order = np.lexsort([-longest, -visits.count])
+        """Numbers of visits: one with the longest text, then by their questions."""
+        which = np.arange(min(len(self.epoch), LOOKED_AT))
+        visits = self.epoch.select(which)
+        lengths = self.dataset.token_table.lengths[self.dataset.index.questions["text"][visits.rows]]
+        count = np.bincount(visits.visit_of, minlength=len(which))
+        longest = np.maximum.reduceat(lengths, np.cumsum(count) - count)
+        order = np.lexsort([-longest, -count])
         leader = int(longest.argmax())
         return np.concatenate([[leader], order[order != leader]])
 

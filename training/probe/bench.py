@@ -118,6 +118,7 @@ def _dataset(config: Config, index: Index, tokenizer) -> VQADataset:
         weights=GraphWeights.of(config.training),
         seed=config.training.seed,
         max_question_length=config.model.max_question_length,
+        keep_tokens=False,
     )
 
 

@@ -1,0 +1,176 @@
+"""Frames of an image, and the one conversion of pixels and boxes between them.
+
+Coordinates are continuous, origin top left. Boxes are x1 y1 x2 y2 in [0, 1] of a frame. A `Frame` takes the original image
+to the square that the model sees, with or without augmentation; pixels follow on the device, in `Pictures.render`.
+Letters in shapes: B images, S side of the square.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from data.images import ImageStore
+from data.tensor_group import TensorGroup
+
+Numbers = float | np.ndarray
+
+LEAST_SAMPLING = 0.6
+"""Bilinear sampling of fewer output pixels than so many an input pixel would alias: blocks are averaged first."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of visits of images: numbers, or (B,) of them. Never mirrored: sides would swap."""
+
+    degrees: Numbers = 0.0
+    scale: Numbers = 1.0
+    shift_x: Numbers = 0.0
+    """of the square's side, to the right"""
+    shift_y: Numbers = 0.0
+    contrast: Numbers = 1.0
+    brightness: Numbers = 0.0
+    """of the full range"""
+
+    DRAWS = 6
+    """Random numbers that one takes"""
+
+    @staticmethod
+    def draw(u: np.ndarray, degrees: float, scale: float, shift: float, intensity: float) -> Augmentation:
+        """From `DRAWS` uniform numbers in [0, 1), or (DRAWS, B) of them; the others are the largest deviations."""
+        u = 2 * np.asarray(u) - 1
+        return Augmentation(
+            degrees=u[0] * degrees,
+            scale=1 + u[1] * scale,
+            shift_x=u[2] * shift,
+            shift_y=u[3] * shift,
+            contrast=1 + 2 * u[4] * intensity,
+            brightness=u[5] * intensity,
+        )
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Letter-boxing of w×h images into a square, then an optional augmentation, as one affine map each.
+
+    `matrix`, (2, 3) or (B, 2, 3), takes a point of the original frame ([0, 1] of width, [0, 1] of height) to the square's
+    frame ([0, 1]²). Nothing is cropped without augmentation: the longer side fills the square, the shorter one is centred.
+    """
+
+    matrix: np.ndarray
+
+    @staticmethod
+    def letterbox(width: Numbers, height: Numbers, augmentation: Augmentation | None = None) -> Frame:
+        width, height = np.asarray(width, dtype=np.float64), np.asarray(height, dtype=np.float64)
+        longer = np.maximum(width, height)
+        x, y, zero = width / longer, height / longer, np.zeros_like(longer)
+        box = _matrix([[x, zero, 0.5 - 0.5 * x], [zero, y, 0.5 - 0.5 * y]])
+        if augmentation is None:
+            return Frame(box)
+        angle = np.radians(augmentation.degrees)
+        c, s = np.cos(angle) * augmentation.scale, np.sin(angle) * augmentation.scale
+        # about the centre of the square
+        turn = _matrix(
+            [
+                [c, -s, 0.5 - 0.5 * c + 0.5 * s + augmentation.shift_x],
+                [s, c, 0.5 - 0.5 * s - 0.5 * c + augmentation.shift_y],
+            ]
+        )
+        return Frame(turn[..., :2] @ box + np.concatenate([np.zeros_like(turn[..., :2]), turn[..., 2:]], axis=-1))
+
+    @property
+    def inverse(self) -> np.ndarray:
+        """(..., 2, 3): from the square's frame to the original."""
+        linear = np.linalg.inv(self.matrix[..., :2])
+        return np.concatenate([linear, -linear @ self.matrix[..., 2:]], axis=-1)
+
+    def boxes_in(self, boxes: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:
+        """Boxes (n, 4) of the original frame -> of the square's frame, clipped to it; `of` (n,) is the image of each."""
+        return _map_boxes(self.matrix if of is None else self.matrix[of], boxes).clip(0, 1)
+
+    def boxes_out(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes (n, 4) of the square's frame -> of the original frame, clipped to it."""
+        return _map_boxes(self.inverse, boxes).clip(0, 1)
+
+
+def _matrix(rows: list[list[np.ndarray]]) -> np.ndarray:
+    """Nested entries, numbers or (B,) -> (2, 3) or (B, 2, 3)."""
+    return np.stack([np.stack(np.broadcast_arrays(*row), axis=-1) for row in rows], axis=-2)
+
+
+def _map_boxes(matrix: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """The upright boxes around the mapped corners; (n, 4) -> (n, 4)."""
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    x = boxes[:, [0, 2, 0, 2]]
+    y = boxes[:, [1, 1, 3, 3]]
+    (a, b, e), (c, d, f) = ([matrix[..., row, column, None] for column in range(3)] for row in range(2))
+    u, v = a * x + b * y + e, c * x + d * y + f
+    return np.stack([u.min(1), v.min(1), u.max(1), v.max(1)], axis=1)
+
+
+@dataclass
+class Pictures(TensorGroup):
+    """B stored images as they travel to the device, and how each is laid into the square there."""
+
+    pixels: Tensor
+    """(B, H, W) uint8, each in the upper left corner"""
+    extent: Tensor
+    """(B, 2) float32 width and height in `pixels`"""
+    to_source: Tensor
+    """(B, 2, 3) float32, from a point of the square ([0, 1]²) to pixels"""
+    levels: Tensor
+    """(B, 2) float32 contrast about the middle grey, then brightness of the full range"""
+    size: int
+    """S"""
+
+    @staticmethod
+    def collect(
+        store: ImageStore, rows: np.ndarray, frame: Frame, size: int, augmentation: Augmentation | None = None
+    ) -> Pictures:
+        """Read the images `rows` (B,) of a store, to be shown as `frame` says."""
+        shrink = size * np.sqrt(np.abs(np.linalg.det(frame.matrix[:, :, :2])))
+        images = [_averaged(store[row], side) for row, side in zip(rows, shrink, strict=True)]
+        extent = np.array([image.shape[::-1] for image in images], dtype=np.float64)
+        width, height = extent.max(0).astype(int)
+        pixels = np.zeros((len(images), height, width), dtype=np.uint8)
+        for place, image in zip(pixels, images, strict=True):
+            place[: image.shape[0], : image.shape[1]] = image
+        levels = np.zeros((len(images), 2))
+        levels[:, 0] = 1 if augmentation is None else augmentation.contrast
+        levels[:, 1] = 0 if augmentation is None else augmentation.brightness
+        to_source = frame.inverse * extent[:, :, None]
+        return Pictures(torch.from_numpy(pixels), *map(_float, (extent, to_source, levels)), size)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def render(self) -> Tensor:
+        """(B, 1, S, S) float32 grey levels 0..255; black outside the image. Sampled bilinearly, where the tensors are."""
+        centres = (torch.arange(self.size, device=self.pixels.device) + 0.5) / self.size
+        grid = torch.stack([centres.expand(self.size, -1), centres[:, None].expand(-1, self.size)], dim=-1)
+        linear, offset = self.to_source[:, None, :, :2], self.to_source[:, None, None, :, 2]
+        at = (grid @ linear.transpose(-1, -2)) + offset  # (B, S, S, 2)
+        extent = self.extent[:, None, None]
+        inside = ((at >= 0) & (at <= extent)).all(-1)
+        at = torch.minimum(at.clamp(min=0.5), extent - 0.5)  # the outermost pixels reach to the edge
+        height, width = self.pixels.shape[1:]
+        at = torch.stack([at[..., 0] * (2 / width) - 1, at[..., 1] * (2 / height) - 1], dim=-1)
+        sampled = F.grid_sample(self.pixels[:, None].float(), at, align_corners=False)
+        contrast, brightness = self.levels[:, :, None, None, None].unbind(1)
+        shown = (sampled - 127.5) * contrast + 127.5 + 255 * brightness
+        return torch.where(inside[:, None], shown.clamp(0, 255), shown.new_zeros(()))
+
+
+def _float(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def _averaged(pixels: np.ndarray, side: float) -> np.ndarray:
+    """Blocks of an image averaged, where it has far more pixels than the `side`² (a geometric mean) it will be shown with."""
+    sampling = side / np.sqrt(pixels.shape[0] * pixels.shape[1])
+    return pixels if sampling >= LEAST_SAMPLING else np.asarray(Image.fromarray(pixels).reduce(round(1 / sampling)))

@@ -1,0 +1,103 @@
+"""Word pieces of all distinct questions of an index, made once for a tokenizer and memory-mapped afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.batch import TokenBatch
+from data.index import Index
+from data.order import ranges
+from utils.errors import DataError
+from utils.utils import atomic_directory, get_logger
+
+log = get_logger(__name__)
+
+TEXTS_AT_ONCE = 10_000
+
+
+class TokenTable:
+    """Word pieces by text code; a batch takes the ones it needs."""
+
+    def __init__(self, ids: np.ndarray, offsets: np.ndarray, pad: int, max_length: int):
+        """`ids` (n,) int32 of all texts one behind the other, `offsets` (texts + 1,) int64 where each begins."""
+        self.ids, self.offsets, self.pad, self.max_length = ids, offsets, pad, max_length
+
+    @staticmethod
+    def of(index: Index, tokenizer, max_length: int, keep: bool = True) -> TokenTable:
+        """The table of an index; with `keep` it stays in its folder, if that can be written to, for the next time."""
+        if not index.num_texts:
+            raise DataError("no questions to tokenise")
+        folder = index.path / "tokens" / _name(tokenizer, max_length)
+        if not (folder / "offsets.npy").exists():
+            ids, offsets = _tokenise(index, tokenizer, max_length)
+            if not keep:
+                return TokenTable(ids, offsets, tokenizer.pad_token_id, max_length)
+            try:
+                _keep(folder, ids, offsets)
+            except OSError as error:
+                log.info("word pieces are made again at each start: %s cannot be written (%s)", folder, error)
+                return TokenTable(ids, offsets, tokenizer.pad_token_id, max_length)
+        try:
+            arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "offsets")]
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder} cannot be read ({error}); delete it") from error
+        return TokenTable(*arrays, tokenizer.pad_token_id, max_length)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(texts,) int64 word pieces by text code."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def num_cut(self) -> int:
+        """Texts that fill the limit: at most so many were cut."""
+        return int((self.lengths >= self.max_length).sum())
+
+    def encode(self, codes: np.ndarray) -> tuple[TokenBatch, np.ndarray]:
+        """Distinct questions among `codes` (Q,), padded to the longest; and for each code its place among them, (Q,) int64."""
+        distinct, place = np.unique(codes, return_inverse=True)
+        start = self.offsets[distinct]
+        lengths = self.offsets[distinct.astype(np.int64) + 1] - start
+        mask = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
+        ids = np.full(mask.shape, self.pad, dtype=np.int64)
+        ids[mask] = self.ids[ranges(start, lengths)[0]]
+        return TokenBatch(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))), place.reshape(-1)
+
+
+def _tokenise(index: Index, tokenizer, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    rows: list[list[int]] = []
+    for start in range(0, index.num_texts, TEXTS_AT_ONCE):
+        texts = index.texts(np.arange(start, min(start + TEXTS_AT_ONCE, index.num_texts)))
+        rows += tokenizer(texts, add_special_tokens=True, truncation=True, max_length=max_length)["input_ids"]
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    return np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]), offsets
+
+
+def _name(tokenizer, max_length: int) -> str:
+    """16 hex digits that stand for everything that decides which word pieces a text has."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = (
+        json.loads(backend.to_str()) if backend else {"class": type(tokenizer).__name__, "ids": tokenizer.get_vocab()}
+    )
+    for last_call in ("truncation", "padding"):  # a tokenizer remembers how it was used
+        rules.pop(last_call, None)
+    identity = [max_length, tokenizer.pad_token_id, rules]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _keep(folder: Path, ids: np.ndarray, offsets: np.ndarray) -> None:
+    """Write the table; when another process was faster, its table is the same."""
+    folder.parent.mkdir(exist_ok=True)
+    try:
+        with atomic_directory(folder) as partial:
+            np.save(partial / "ids.npy", ids)
+            np.save(partial / "offsets.npy", offsets)
+    except OSError:
+        if not (folder / "offsets.npy").exists():
+            raise
