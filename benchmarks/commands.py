@@ -43,7 +43,73 @@ class Command:
     options: tuple[Option, ...] = ()
 
 
-COMMANDS: tuple[Command, ...] = ()
+def chosen(*names: str):
+    """A type of arguments: some of these names, between commas."""
+
+    def parse(text: str) -> list[str]:
+        found = text.split(",") if text != "none" else []
+        if wrong := [name for name in found if name not in names]:
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(names)}")
+        return found
+
+    return parse
+
+
+_DATA_PARTS = ("open", "rows", "order", "images", "loader", "memory")
+_DATA = Command(
+    "data",
+    "data",
+    "opening an index, reading questions and images, beginning an epoch, the loader and its memory",
+    (
+        option("--questions", "of the generated index (default: 1,000,000)", type=positive, default=1_000_000),
+        option(
+            "--sizes",
+            "questions of the indexes that are opened (default: 10000,1000000)",
+            type=numbers,
+            default=[10_000, 1_000_000],
+        ),
+        option("--images", "of a batch (default: 64)", type=positive, default=64),
+        option("--workers", "processes of the loader (default: up to twice the cores)", type=numbers, default=[]),
+        option("--stores", "kinds of image store: raw,jpeg", type=chosen("raw", "jpeg"), default=["raw", "jpeg"]),
+        option(
+            "--parts", f"only these of {','.join(_DATA_PARTS)}", type=chosen(*_DATA_PARTS), default=list(_DATA_PARTS)
+        ),
+        option("--pass_seconds", "longest pass for the memory of processes (default: 60)", type=float, default=60.0),
+    ),
+)
+
+_AGAINST = ("per_question", "padded_128", "box_loop", "as_written", "as_written_zip", "vilt", "blip")
+_TRAIN = Command(
+    "train",
+    "train",
+    "our training step against one question per item, ViLT and BLIP, and without each idea of the fast path",
+    (
+        option("--images", "films of a step (default: 32)", type=positive, default=32, metavar="B"),
+        option(
+            "--questions", "questions a film: one step for each (default: 20)", type=numbers, default=[20], metavar="M"
+        ),
+        option("--micro_batch", "films that go through the model together (default: 8 on a CPU)", type=positive),
+        option("--distinct", "share of distinct texts in a micro-batch (default: 0.5)", type=float, default=0.5),
+        option("--baseline_questions", "of one batch of the others (default: 8)", type=positive, default=8),
+        option(
+            "--against",
+            f"compared with, or `none` (default: {','.join(_AGAINST)})",
+            type=chosen(*_AGAINST),
+            default=list(_AGAINST),
+        ),
+        option("--optimizer", "with clipping and AdamW", action="store_true"),
+        option("--precision", "of all models (default: that of the configuration)", choices=["fp32", "bf16", "fp16"]),
+        option("--compile", "encoders compiled; counts compilations", action="store_true"),
+        option("--switches", "a table of steps without each idea of the fast path", action="store_true"),
+        option("--against_loader", "the real loader against a constant batch", action="store_true"),
+        option("--workers", "processes of that loader (default: 0)", type=int, default=0),
+    ),
+)
+
+COMMANDS: tuple[Command, ...] = (
+    _TRAIN,
+    _DATA,
+)
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

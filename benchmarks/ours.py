@@ -1,0 +1,144 @@
+"""The project's own training step, in a form that can be measured: `Ours.step` is the one place that runs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import count
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BertConfig, PreTrainedTokenizerBase
+
+from configs.mimic_cxr_config import Config, TrainingConfig
+from data.index import Index
+from data.loader import Layout, Window, windows
+from data.mimic_cxr_dataset import GraphWeights, VQADataset
+from models.encoders import scratch_text_config
+from models.mimic_vqa_model import SSGVQA
+from models.tokenizer import train_tokenizer
+from training.engine import TorchEngine
+from training.loss import MultiTaskLoss
+from training.meter import StepReport
+from training.outcome import PendingOutcome, StepOutcome
+from training.probe.bench import CLINICAL_BERT_PIECES
+from training.processes import single
+from training.step import OptimizerStep
+from utils.utils import seed_everything
+from utils.watchdog import Watchdog
+
+STEPS = 10_000
+"""Of the schedule: no measurement comes near its end"""
+
+
+class GradientsOnly(TorchEngine):
+    """Leaves the weights as they are: forward, loss and backward alone are measured."""
+
+    def step(self, loss: Tensor) -> PendingOutcome:
+        self.discard()
+        return PendingOutcome(lambda: StepOutcome(applied=False, grad_norm=0.0, lr=0.0))
+
+
+def text_config_of(config: Config, tokenizer: PreTrainedTokenizerBase) -> BertConfig:
+    """The configured text encoder; in place of a pretrained one an untrained one of Bio_ClinicalBERT's shape."""
+    if config.model.pretrained:
+        return BertConfig(vocab_size=CLINICAL_BERT_PIECES)
+    return scratch_text_config(config.model, len(tokenizer), tokenizer.pad_token_id)
+
+
+def tokenizer_of(config: Config, indexes: Sequence[Index]) -> PreTrainedTokenizerBase:
+    """Word pieces made from the questions of these indexes."""
+    texts = sorted({text for index in indexes for text in index.texts(np.arange(index.num_texts))})
+    return train_tokenizer(texts, config.model.max_question_length)
+
+
+def random_model(config: Config, index: Index, tokenizer: PreTrainedTokenizerBase) -> SSGVQA:
+    """The configured architecture with random weights, which are as large and as slow as trained ones."""
+    seed_everything(config.training.seed)
+    names = index.vocabulary
+    text = text_config_of(config, tokenizer)
+    return SSGVQA(config.model, names.num_entities, names.num_regions, config.data.image_size, text)
+
+
+def dataset_of(config: Config, index: Index, tokenizer: PreTrainedTokenizerBase) -> VQADataset:
+    """The training questions of an index."""
+    return VQADataset(
+        index,
+        "train",
+        config.data,
+        tokenizer,
+        train=True,
+        weights=GraphWeights.of(config.training),
+        seed=config.training.seed,
+        max_question_length=config.model.max_question_length,
+    )
+
+
+class Ours:
+    """Model, engine and step.
+
+    Args:
+        device: where it runs.
+        training: precision, compilation and the like.
+        update: apply the gradients too.
+    """
+
+    def __init__(self, model: SSGVQA, training: TrainingConfig, device: torch.device, update: bool):
+        engine = TorchEngine if update else GradientsOnly
+        self.engine = engine(training, model, STEPS, single(device))
+        self.take_step = OptimizerStep(self.engine, MultiTaskLoss(training), training, Watchdog(os.devnull, 0))
+
+    @property
+    def precision(self) -> str:
+        return self.engine.precision.name
+
+    def step(self, window: Window) -> StepReport:
+        """Forward, loss and backward of a window, and the update if it was asked for."""
+        return self.take_step(window, 0)
+
+
+def first_window(dataset: VQADataset, films: int, micro_batch: int) -> Window:
+    """The first optimizer step of an epoch."""
+    return next(windows(dataset, Layout(films, micro_batch)))
+
+
+def endless_windows(dataset: VQADataset, films: int, micro_batch: int, workers: int) -> Iterator[Window]:
+    """Whole windows, epoch after epoch, from the real loader."""
+    for epoch in count():
+        for window in windows(dataset, Layout(films, micro_batch), epoch=epoch, num_workers=workers):
+            if window.visits == films:
+                yield window
+
+
+def on_device(window: Window, device: torch.device) -> Window:
+    """A window that lies where it is used."""
+    return Window([batch.to(device) for batch in window.batches], window.visits)
+
+
+def twin(model: SSGVQA, config: Config, index: Index, tokenizer: PreTrainedTokenizerBase) -> SSGVQA:
+    """A second model that shares the first one's weights: compiling one of them leaves the other as it is."""
+    other = random_model(config, index, tokenizer)
+    other.load_state_dict(model.state_dict(keep_vars=True), assign=True)
+    return other
+
+
+def text_facts(window: Window, model: SSGVQA) -> dict[str, object]:
+    """What a step's cost depends on beside the numbers of films and questions."""
+    distinct = real = longest = 0
+    pieces = computed = 0.0
+    for batch in window.batches:
+        mask = batch.questions.attention_mask
+        lengths = mask.sum(1)
+        distinct, real = distinct + len(mask), real + int(mask.sum())
+        computed += int(mask.sum()) / model.question_encoder.efficiency(batch.questions)
+        longest = max(longest, int(lengths.max()))
+        pieces += float(lengths[batch.question_of].sum())
+    return {
+        "questions": window.questions,
+        "distinct": distinct,
+        "text passes per question": distinct / window.questions,
+        "word pieces, mean": pieces / window.questions,
+        "longest": longest,
+        "token efficiency": real / computed,
+    }
