@@ -137,9 +137,10 @@ class Pictures(TensorGroup):
         images = [_averaged(store[row], side) for row, side in zip(rows, shrink, strict=True)]
         extent = np.array([image.shape[::-1] for image in images], dtype=np.float64)
         width, height = extent.max(0).astype(int)
-        pixels = np.zeros((len(images), height, width), dtype=np.uint8)
+        pixels = np.empty((len(images), height, width), dtype=np.uint8)
         for place, image in zip(pixels, images, strict=True):
-            place[: image.shape[0], : image.shape[1]] = image
+            high, wide = image.shape
+            place[:high, :wide], place[:high, wide:], place[high:] = image, 0, 0
         levels = np.zeros((len(images), 2))
         levels[:, 0] = 1 if augmentation is None else augmentation.contrast
         levels[:, 1] = 0 if augmentation is None else augmentation.brightness

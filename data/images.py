@@ -131,7 +131,8 @@ class ImageStore:
                 f"image store {path}: {actual} bytes instead of {expected}; delete the index and build it again"
             )
         self.path, self.kind = path, kind
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="c") if expected else np.zeros(0, np.uint8)
+        # a plain view: slices of a memmap object cost more than the copying of small images
+        self._bytes = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray) if expected else np.zeros(0, np.uint8)
         self._offsets, self._lengths, self._widths, self._heights = offsets, lengths, widths, heights
 
     def __len__(self) -> int:

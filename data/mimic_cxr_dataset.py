@@ -171,8 +171,8 @@ def unpack_targets(heads: np.ndarray, targets: np.ndarray) -> Targets:
         return torch.from_numpy(np.where(heads == HEAD_INDEX[head], targets.astype(np.int64), -1))
 
     def multi(head: Head, classes: int) -> torch.Tensor:
-        bits = (targets[:, None].astype(np.int64) >> np.arange(classes)) & 1
-        return torch.from_numpy((bits * (heads == HEAD_INDEX[head])[:, None]).astype(np.float32))
+        bits = np.where(heads == HEAD_INDEX[head], targets, 0).astype("<u4").view(np.uint8).reshape(-1, 4)
+        return torch.from_numpy(np.unpackbits(bits, axis=1, count=classes, bitorder="little").astype(np.float32))
 
     return Targets(
         binary=single(Head.BINARY),

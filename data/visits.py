@@ -155,8 +155,7 @@ class Epoch:
         low, high = (selection.count[place] * (piece + extra) // self._visits[place] for extra in (0, 1))
         rows, owner = selection.candidates(place)
         if self.number is not None:
-            order = np.lexsort((uniform(self.seed, QUESTION_ORDER, self.number, rows), owner))
-            rows = rows[order]  # owners are in order as they are
+            rows = rows[np.argsort(owner + uniform(self.seed, QUESTION_ORDER, self.number, rows))]  # owners stay as they are
         rank = _place_in_group(owner)
         chosen = (low[owner] <= rank) & (rank < high[owner])
         return Visits(selection.studies[place], rows[chosen], owner[chosen])
