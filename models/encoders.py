@@ -8,13 +8,15 @@ from dataclasses import asdict, dataclass, field
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers import Format
 from torch import Tensor, nn
-from transformers import AutoModel, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AttentionInterface, AutoModel, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.mimic_cxr_config import ModelConfig
 from data.batch import TensorGroup, TokenBatch
-from models.layers import Mlp, PositionEncoding
+from models.layers import Mlp, PositionEncoding, Switchable, dot_product_attention
+from models.packing import Packing, TokenStates
 from models.pretrained import load_text_model, load_tokenizer, load_visual, visual_source
 from models.tokenizer import train_tokenizer
 from utils.errors import ConfigError
@@ -94,7 +96,7 @@ def _create(name: str, config: ModelConfig, kwargs: dict, **more) -> nn.Module:
         ) from error
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(Switchable):
     """8-bit grey images -> projected feature map, tokens and one global token."""
 
     def __init__(self, config: ModelConfig, spec: VisualSpec, pretrained: bool = False):
@@ -107,17 +109,30 @@ class ImageEncoder(nn.Module):
             )
         else:
             self.backbone = _create(spec.architecture, config, spec.kwargs, out_indices=(spec.stage,))
-        self.backbone.to(memory_format=torch.channels_last)
+        grey = (n for n, m in self.backbone.named_modules() if isinstance(m, nn.Conv2d) and m.in_channels == 1)
+        self._stem = next(grey, None)
+        self._fused = [module for module in self.backbone.modules() if getattr(module, "fused_attn", False)]
         width = config.hidden_dim
         self.project = nn.Linear(spec.channels, width)
         self.norm = nn.LayerNorm(width)
         self.position = PositionEncoding(width)
         self.global_token = Mlp(2 * width, width, width, config.dropout)
+        self.switched()
+
+    def switched(self) -> None:
+        if not self.fast.one_channel_stem and self._stem is None:
+            raise ConfigError(f"training.fast_path_off: {self.spec.architecture} has no one_channel_stem")
+        self.backbone.to(memory_format=self._layout)
+        for module in self._fused:
+            module.fused_attn = self.fast.fused_attention
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        return torch.channels_last if self.fast.channels_last else torch.contiguous_format
 
     def forward(self, images: Tensor) -> ImageFeatures:
         """(B, 1, S, S) uint8; S a multiple of the stride."""
-        pixels = self.normalised(images.float())
-        raw = self.backbone(pixels.contiguous(memory_format=torch.channels_last))[0]
+        raw = self._feature_map(self.normalised(images.float()))
         if not self.spec.channels_last:
             raw = raw.permute(0, 2, 3, 1)
         features = self.norm(self.project(raw))
@@ -130,6 +145,14 @@ class ImageEncoder(nn.Module):
             global_token=self.global_token(pooled),
             pooled=pooled,
         )
+
+    def _feature_map(self, pixels: Tensor) -> Tensor:
+        if self.fast.one_channel_stem:
+            return self.backbone(pixels.contiguous(memory_format=self._layout))[0]
+        stem = f"{self._stem}.weight"
+        kernel = self.backbone.get_parameter(stem).repeat(1, 3, 1, 1) / 3
+        colours = pixels.repeat(1, 3, 1, 1).contiguous(memory_format=self._layout)
+        return torch.func.functional_call(self.backbone, {stem: kernel}, (colours,))[0]
 
     def normalised(self, images: Tensor) -> Tensor:
         """Grey levels 0..255 -> zero mean and unit deviation, of the pretraining data or of each image by itself."""
@@ -147,22 +170,79 @@ class ImageEncoder(nn.Module):
         self.backbone.set_grad_checkpointing(enable)
 
 
-class QuestionEncoder(nn.Module):
+def text_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    *,
+    packing: Packing,
+    fused: bool,
+    **kwargs,
+) -> tuple[Tensor, None]:
+    """Attention of a text encoder whose tokens are packed into one row, (1, H, P, d), as transformers calls it."""
+    split = [packing.unpack(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value)]
+    read = dot_product_attention(*split, packing.mask[:, None, None, :], dropout, scaling, fused)
+    return packing.pack(read.transpose(1, 2))[None], None
+
+
+PACKED_ATTENTION = "packed_tokens"
+AttentionInterface.register(PACKED_ATTENTION, text_attention)
+
+PACKABLE = ("bert",)
+"""Types of text encoders whose layers treat each token by itself but for the attention, whose positions can be given, and
+whose attention knows nothing but queries, keys, values and the mask."""
+
+
+class QuestionEncoder(Switchable):
     """BERT-type encoder and, where widths differ, a projection to `hidden_dim`. No pooler."""
 
-    def __init__(self, text_model: PreTrainedModel, hidden_dim: int):
+    def __init__(self, text_model: PreTrainedModel, config: ModelConfig):
         super().__init__()
         self.model = text_model
+        self.longest = config.max_question_length
+        self.packable = text_model.config.model_type in PACKABLE
+        self._own_attention = text_model.config._attn_implementation
         width = text_model.config.hidden_size
-        self.project = nn.Linear(width, hidden_dim) if width != hidden_dim else nn.Identity()
+        self.project = nn.Linear(width, config.hidden_dim) if width != config.hidden_dim else nn.Identity()
+        self.switched()
+
+    def switched(self) -> None:
+        own = self._own_attention if self.fast.fused_attention else "eager"
+        self.model.set_attn_implementation(PACKED_ATTENTION if self.packable else own)
 
     def forward(self, questions: TokenBatch) -> Tensor:
         """U distinct questions -> (U, T, D). States of padding are arbitrary: mask them."""
-        mask = questions.attention_mask
-        if self.model.config.model_type == "bert" and self.model.config._attn_implementation == "sdpa":
-            # a ready mask is used as it is; from a (U, T) one transformers asks the device whether anything is padded
-            mask = mask[:, None, None, :].bool()
-        return self.project(self.model(input_ids=questions.input_ids, attention_mask=mask).last_hidden_state)
+        return self.encode(questions).padded()
+
+    def encode(self, questions: TokenBatch) -> TokenStates:
+        """U distinct questions -> the states of their P tokens."""
+        ids, mask = questions.input_ids, questions.attention_mask
+        if not self.fast.short_padding and (missing := self.longest - ids.shape[1]) > 0:
+            ids, mask = F.pad(ids, (0, missing)), F.pad(mask, (0, missing))
+        packing = Packing.of(mask, keep_padding=not self.fast.packed_tokens)
+        if self.packable:
+            states = self._packed(packing.pack(ids), packing)
+        else:
+            states = packing.pack(self.model(input_ids=ids, attention_mask=mask).last_hidden_state)
+        return TokenStates(self.project(states), packing)
+
+    def _packed(self, ids: Tensor, packing: Packing) -> Tensor:
+        """(P,) word pieces -> (P, width of the encoder)."""
+        row = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "position_ids": packing.columns()}
+        row = {name: values[None] for name, values in row.items()}
+        return self.model(**row, packing=packing, fused=self.fast.fused_attention).last_hidden_state[0]
+
+    def efficiency(self, questions: TokenBatch) -> float:
+        """Share of real ones among the tokens that the encoder computes for these questions."""
+        real, padded = int(questions.attention_mask.sum()), questions.attention_mask.numel()
+        if self.packable and self.fast.packed_tokens:
+            return 1.0
+        width = questions.attention_mask.shape[1] if self.fast.short_padding else self.longest
+        return real / max(padded, len(questions.attention_mask) * width)
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Trade time for memory."""

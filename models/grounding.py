@@ -21,7 +21,7 @@ from data.batch import SceneGraph, TokenBatch
 from data.label_space import REGIONS
 from data.vocabulary import RESERVED, Vocabulary
 from models.encoders import QuestionEncoder
-from models.layers import LEAST_ODDS
+from models.layers import LEAST_ODDS, masked_mean
 from models.scene_graph import NodeEmbedding
 
 GROUNDING_HEADS = 4
@@ -104,12 +104,6 @@ class Grounding(nn.Module):
             table.weight[RESERVED:] = F.normalize(at, dim=-1) * size**0.5
             query.weight.copy_(projection.repeat(GROUNDING_HEADS, 1))
             query.bias.copy_((projection @ -middle).repeat(GROUNDING_HEADS))
-
-
-def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the real tokens: (U, T, D) and (U, T) -> (U, D)."""
-    weight = mask[..., None].to(tokens.dtype)
-    return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def encode_names(question_encoder: QuestionEncoder, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> Tensor:

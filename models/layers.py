@@ -12,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs.fast_path import FastPath
+from data.batch import TensorGroup
+from models.packing import Packing
+
 LEAST_ODDS = 0.01
 """Probabilities of a graph are clipped to this far from 0 and 1 before their log odds are taken: a report's has 0 and 1."""
 
@@ -23,8 +27,47 @@ class Mlp(nn.Sequential):
         super().__init__(nn.Linear(width, inner), nn.GELU(), nn.Dropout(dropout), nn.Linear(inner, out))
 
 
-def attend(query: Tensor, keys_values: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Fused multi-head attention of (N, L, W) queries over (N, K, 2W) keys and values; (N, L, W).
+class Switchable(nn.Module):
+    """A module that can compute the same in more than one way."""
+
+    fast: FastPath = FastPath()
+
+    def switch(self, fast: FastPath) -> None:
+        """Compute in this way from now on, with all parts. Parameters keep their names and values."""
+        for module in self.modules():
+            if isinstance(module, Switchable):
+                module.fast = fast
+                module.switched()
+
+    def switched(self) -> None:
+        """Bring up to date what is not looked up in `fast` at each call; for this module alone."""
+
+
+def take(group: TensorGroup, index: Tensor) -> TensorGroup:
+    """Of each tensor of a group the rows with these numbers."""
+    return group._map(lambda tensor: tensor.index_select(0, index))
+
+
+def dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    scale: float | None = None,
+    fused: bool = True,
+) -> Tensor:
+    """(N, H, L, d) queries over (N, H, K, d) keys and values. `mask`: bool, broadcast to (N, H, L, K), True is read."""
+    if fused:
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
+    scores = query @ key.transpose(-1, -2) * (scale or query.shape[-1] ** -0.5)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return F.dropout(scores.softmax(-1), dropout) @ value
+
+
+def attend(query: Tensor, keys_values: Tensor, heads: int, mask: Tensor | None = None, fused: bool = True) -> Tensor:
+    """Multi-head attention of (N, L, W) queries over (N, K, 2W) keys and values; (N, L, W).
 
     `mask` is (N, K) bool, True where a key is real.
     """
@@ -32,7 +75,13 @@ def attend(query: Tensor, keys_values: Tensor, heads: int, mask: Tensor | None =
     if mask is not None:
         mask = mask[:, None, None, :]
     split = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value)]
-    return F.scaled_dot_product_attention(*split, attn_mask=mask).transpose(1, 2).flatten(2)
+    return dot_product_attention(*split, mask, fused=fused).transpose(1, 2).flatten(2)
+
+
+def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the real tokens: (U, T, D) and (U, T) -> (U, D)."""
+    weight = mask[..., None].to(tokens.dtype)
+    return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def init_attention(*layers: nn.Linear) -> None:
@@ -46,7 +95,7 @@ def init_attention(*layers: nn.Linear) -> None:
         nn.init.zeros_(layer.bias)
 
 
-class Attention(nn.Module):
+class Attention(Switchable):
     """Attention whose keys and values are projected apart, so that they can be computed once and shared."""
 
     def __init__(self, width: int, heads: int, memory_width: int | None = None):
@@ -59,7 +108,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N, L, D) reads (N, K, memory width); `mask` (N, K) bool, True where the memory is real."""
-        return self.out(attend(self.query(x), self.keys_values(memory), self.heads, mask))
+        return self.out(attend(self.query(x), self.keys_values(memory), self.heads, mask, self.fast.fused_attention))
+
+    def packed(self, x: Tensor, packing: Packing, first_only: bool = False) -> Tensor:
+        """(P, D) packed tokens read the tokens of their own text; (P, D), or (N, D) with `first_only`."""
+        memory = packing.unpack(self.keys_values(x))
+        query = self.query(packing.first(x))[:, None] if first_only else packing.unpack(self.query(x))
+        read = attend(query, memory, self.heads, packing.mask, self.fast.fused_attention)
+        return self.out(read[:, 0] if first_only else packing.pack(read))
 
 
 class SelfBlock(nn.Module):
@@ -79,6 +135,12 @@ class SelfBlock(nn.Module):
         asking = read[:, :1] if first_only else read
         x = x[:, :1] if first_only else x
         x = x + self.dropout(self.attention(asking, read, mask))
+        return x + self.dropout(self.feed(self.feed_norm(x)))
+
+    def packed(self, x: Tensor, packing: Packing, first_only: bool = False) -> Tensor:
+        """The same for (P, D) packed tokens; (P, D), or (N, D) with `first_only`."""
+        read = self.attention.packed(self.norm(x), packing, first_only)
+        x = (packing.first(x) if first_only else x) + self.dropout(read)
         return x + self.dropout(self.feed(self.feed_norm(x)))
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -33,6 +34,7 @@ from models.encoders import (
 )
 from models.graph_reader import GraphReader
 from models.heads import AnswerHeads, chexpert_head, question_type_head
+from models.layers import Switchable, take
 from models.scene_graph import GraphPrediction, RegionPredictor, no_graph
 from models.sim import SimFusion, build_fusion
 
@@ -53,7 +55,28 @@ class Outputs:
     """(U, 28) logits of the distinct questions: 27 types, then "unsupported" """
 
 
-class SSGVQA(nn.Module):
+@dataclass
+class Copies:
+    """Things that are computed once for every question about them, to compare with once for all."""
+
+    original: Tensor
+    """(C,) int64 the thing that a computed one is a copy of: one for each question, then those that none asks about"""
+    of_question: Tensor
+    """(Q,) int64 copy that belongs to a question"""
+    first: Tensor
+    """(n,) int64 a copy of each thing"""
+
+    @staticmethod
+    def of(thing_of: Tensor, things: int) -> Copies:
+        """Copies of so many things for (Q,) numbers of them."""
+        every = torch.arange(things, device=thing_of.device)
+        original = torch.cat([thing_of, every[~torch.isin(every, thing_of)]])
+        order = original.argsort(stable=True)
+        first = order[torch.searchsorted(original[order], every)]
+        return Copies(original, torch.arange(len(thing_of), device=thing_of.device), first)
+
+
+class SSGVQA(Switchable):
     """Visual question answering on chest X-rays from pixels and a scene graph that is itself read from the pixels."""
 
     def __init__(
@@ -75,9 +98,7 @@ class SSGVQA(nn.Module):
         self.vocabulary: Vocabulary | None = None
         spec = visual_spec or (image_encoder.spec if image_encoder else resolve_visual(config, image_size))
         self.image_encoder = image_encoder or ImageEncoder(config, spec)
-        self.question_encoder = question_encoder or QuestionEncoder(
-            text_model_from_config(text_config), config.hidden_dim
-        )
+        self.question_encoder = question_encoder or QuestionEncoder(text_model_from_config(text_config), config)
         width = config.hidden_dim
         self.region_predictor = RegionPredictor(config, num_entities)
         self.fusion = build_fusion(config, num_entities, num_region_rows)
@@ -101,7 +122,7 @@ class SSGVQA(nn.Module):
             vocabulary.num_regions,
             image_size,
             image_encoder=ImageEncoder(config, spec, pretrained=config.pretrained),
-            question_encoder=QuestionEncoder(build_text_model(config, tokenizer), config.hidden_dim),
+            question_encoder=QuestionEncoder(build_text_model(config, tokenizer), config),
         )
         model.vocabulary = vocabulary
         if model.reader is not None:
@@ -125,10 +146,16 @@ class SSGVQA(nn.Module):
 
         `question_of` and `image_of`, (Q,) int64, may have any order; each of the U texts is encoded once.
         """
-        tokens = self.question_encoder(questions)
-        mask = questions.attention_mask.bool()
-        fused = self.fusion(features, graph, tokens, mask, question_of, image_of)
-        question_type = self.question_type(tokens[:, 0])
+        if self.fast.shared_questions:
+            texts = self.question_encoder.encode(questions)
+            first = texts.first()
+        else:
+            copies = Copies.of(question_of, len(questions.input_ids))
+            ids, mask = (t.index_select(0, copies.original) for t in (questions.input_ids, questions.attention_mask))
+            texts, question_of = self.question_encoder.encode(TokenBatch(ids, mask)), copies.of_question
+            first = texts.first().index_select(0, copies.first)
+        fused = self.fusion(features, graph, texts, question_of, image_of)
+        question_type = self.question_type(first)
         if self.reader is None:
             return self.heads(fused.state), question_type
         state, evidence = self.reader(fused, graph, image_of)
@@ -150,11 +177,25 @@ class SSGVQA(nn.Module):
         `graph` is "predicted", "none", a `SceneGraph`, or a function that makes one from the prediction (graph dropout
         in training, where some images are given the report's graph or none).
         """
+        if not self.fast.shared_images:
+            return self._forward_copies(images, questions, question_of, image_of, graph)
         features = self.encode_images(images)
         prediction = self.predict_graph(features)
         chosen = choose_graph(graph, prediction)
         logits, question_type = self.answer(features, chosen, questions, question_of, image_of)
         return Outputs(logits, self.chexpert(features.pooled), prediction, question_type)
+
+    def _forward_copies(
+        self, images: Tensor, questions: TokenBatch, question_of: Tensor, image_of: Tensor, graph: GraphChoice
+    ) -> Outputs:
+        """`forward` with an image of its own for each question."""
+        copies = Copies.of(image_of, len(images))
+        features = self.encode_images(images.index_select(0, copies.original))
+        prediction = take(self.predict_graph(features), copies.first)
+        chosen = take(choose_graph(graph, prediction), copies.original)
+        logits, question_type = self.answer(features, chosen, questions, question_of, copies.of_question)
+        pooled = features.pooled.index_select(0, copies.first)
+        return Outputs(logits, self.chexpert(pooled), prediction, question_type)
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Recompute activations of encoders and fusion in the backward pass: less memory, a third more time."""

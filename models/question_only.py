@@ -13,10 +13,10 @@ from data.batch import TokenBatch
 from models import model_folder
 from models.encoders import QuestionEncoder, build_text_model, text_model_from_config
 from models.heads import AnswerHeads
-from models.layers import Mlp
+from models.layers import Mlp, Switchable, masked_mean
 
 
-class QuestionOnly(nn.Module):
+class QuestionOnly(Switchable):
     """Question encoder and answer heads of the same kind as `SSGVQA`'s; no image and no graph."""
 
     def __init__(self, config: ModelConfig, question_encoder: QuestionEncoder):
@@ -31,14 +31,13 @@ class QuestionOnly(nn.Module):
     @classmethod
     def build(cls, config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> QuestionOnly:
         """A control to train; the encoder as in `SSGVQA.build`."""
-        return cls(config, QuestionEncoder(build_text_model(config, tokenizer), config.hidden_dim))
+        return cls(config, QuestionEncoder(build_text_model(config, tokenizer), config))
 
     def forward(self, questions: TokenBatch, question_of: Tensor) -> dict[str, Tensor]:
         """U distinct questions and (Q,) int64 numbers of them -> head name -> (Q, classes) logits."""
-        tokens = self.question_encoder(questions)
-        real = questions.attention_mask[..., None].to(tokens.dtype)
-        mean = (tokens * real).sum(1) / real.sum(1)
-        state = self.norm(self.mix(torch.cat([tokens[:, 0], mean], dim=-1)))
+        texts = self.question_encoder.encode(questions)
+        mean = masked_mean(texts.padded(), texts.packing.mask)
+        state = self.norm(self.mix(torch.cat([texts.first(), mean], dim=-1)))
         return {name: logits.index_select(0, question_of) for name, logits in self.heads(state).items()}
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
@@ -66,6 +65,6 @@ class QuestionOnly(nn.Module):
         stored = model_folder.read(folder, ("text_config.json",))
         with model_folder.explained(folder):
             text_model = text_model_from_config(model_folder.text_config(stored.json["text_config.json"]))
-            model = cls(stored.config.model, QuestionEncoder(text_model, stored.config.model.hidden_dim))
+            model = cls(stored.config.model, QuestionEncoder(text_model, stored.config.model))
         stored.load_weights(model)
         return model.eval(), stored.tokenizer, stored.config

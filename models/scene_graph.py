@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import roi_align
 
 from configs.mimic_cxr_config import ModelConfig
 from data.batch import SceneGraph, SceneGraphTargets, TensorGroup
 from data.label_space import REGIONS
 from data.vocabulary import PADDING, RESERVED
 from models.encoders import ImageFeatures
-from models.layers import CrossBlock, Mlp, PositionEncoding
+from models.layers import CrossBlock, Mlp, PositionEncoding, Switchable
 
 BOX_NUMBERS = 6
 """x1, y1, x2, y2, area, log aspect"""
@@ -95,7 +96,7 @@ def oracle_graph(targets: SceneGraphTargets, predicted: GraphPrediction) -> Scen
     return SceneGraph(boxes, present.clamp_(max=1), exists)
 
 
-def roi_features(feature_map: Tensor, boxes: Tensor) -> Tensor:
+def roi_features(feature_map: Tensor, boxes: Tensor, matrix: bool = True) -> Tensor:
     """Mean feature inside each box: (B, D, h, w) and (B, R, 4) normalised boxes -> (B, R, D) float32.
 
     RoIAlign of one cell with 6 x 6 bilinear samples, the mean of a 3 x 3 grid with 2 x 2 samples a cell. As bilinear
@@ -104,6 +105,10 @@ def roi_features(feature_map: Tensor, boxes: Tensor) -> Tensor:
     """
     height, width = feature_map.shape[-2:]
     with torch.autocast(feature_map.device.type, enabled=False):  # halves are too coarse for box corners
+        if not matrix:
+            scaled = boxes.float() * boxes.new_tensor([width, height, width, height])
+            cells = roi_align(feature_map.float(), list(scaled), ROI_SAMPLES // 2, sampling_ratio=2, aligned=True)
+            return cells.mean((2, 3)).unflatten(0, boxes.shape[:2])
         columns = _sample_weights(boxes[..., 0], boxes[..., 2], width)
         rows = _sample_weights(boxes[..., 1], boxes[..., 3], height)
         weights = (rows[..., :, None] * columns[..., None, :]).flatten(2)
@@ -128,7 +133,7 @@ def box_numbers(boxes: Tensor) -> Tensor:
     return torch.cat([boxes, area, aspect.clamp(-LOG_ASPECT_LIMIT, LOG_ASPECT_LIMIT)], dim=-1)
 
 
-class RegionPredictor(nn.Module):
+class RegionPredictor(Switchable):
     """26 queries read the feature map; each gives the box of its region and the probability of each entity there."""
 
     def __init__(self, config: ModelConfig, num_entities: int):
@@ -161,7 +166,7 @@ class RegionPredictor(nn.Module):
             state = layer(state, memory)
         state = self.norm(state)
         boxes = self._boxes(self.box(state).float())
-        roi = roi_features(features.feature_map, boxes.detach())
+        roi = roi_features(features.feature_map, boxes.detach(), self.fast.roi_matrix)
         logits = self.entity(torch.cat([state, roi], dim=-1)).float()
         reserved = torch.full_like(logits[..., :RESERVED], NEVER)
         return GraphPrediction(boxes, torch.cat([reserved, logits[..., RESERVED:]], dim=-1))

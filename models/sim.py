@@ -4,8 +4,8 @@ Every fusion maps (features, graph, token states) to one state of width D for ea
 that question sees them. It does so for each question by itself: alone, beside others and in any order the result is
 the same.
 
-Letters in shapes: B images, N cells of the feature map, Q questions, U distinct questions, T tokens, R = 26 nodes,
-D width, V visits (groups of at most G questions of one image).
+Letters in shapes: B images, N cells of the feature map, Q questions, U distinct questions, T tokens of the longest, P
+tokens of all Q questions, packed; R = 26 nodes, D width, V visits (groups of at most G questions of one image).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from configs.mimic_cxr_config import ModelConfig
 from data.batch import SceneGraph
 from models.encoders import ImageFeatures
 from models.grounding import Grounding
-from models.layers import Attention, Mlp, SelfBlock, attend, init_attention
+from models.layers import Attention, Mlp, SelfBlock, Switchable, attend, init_attention, take
+from models.packing import Packing, TokenStates
 from models.scene_graph import NodeEmbedding, roi_features
 
 SIM_HEADS = 4
@@ -40,10 +41,11 @@ class QuestionGroups:
     """(Q,) int64 slot of a question"""
 
     @staticmethod
-    def of(image_of: Tensor, images: int) -> QuestionGroups:
-        """Groups for (Q,) image numbers in any order, with any number of questions an image."""
+    def of(image_of: Tensor, images: int, size: int | None = None) -> QuestionGroups:
+        """Groups for (Q,) image numbers in any order, with any number of questions an image; of so many as there are on
+        average, or of `size`."""
         questions, device = len(image_of), image_of.device
-        size = max(1, -(-questions // max(1, images)))
+        size = size or max(1, -(-questions // max(1, images)))
         count = torch.zeros(images, dtype=torch.long, device=device)
         count.scatter_add_(0, image_of, torch.ones_like(image_of))
         order = image_of.argsort(stable=True)
@@ -59,15 +61,15 @@ class QuestionGroups:
         image = torch.zeros(groups, dtype=torch.long, device=device).scatter_(0, slot // size, image_of)
         return QuestionGroups(size, image, question, slot)
 
-    def attend(self, query: Tensor, keys_values: Tensor, heads: int) -> Tensor:
+    def attend(self, query: Tensor, keys_values: Tensor, heads: int, fused: bool = True) -> Tensor:
         """(Q, T, D) queries over their image's (B, N, 2D) keys and values; (Q, T, D)."""
         tokens = query.shape[1]
         grouped = query.index_select(0, self.question).view(len(self.image), self.size * tokens, -1)
-        read = attend(grouped, keys_values.index_select(0, self.image), heads)
+        read = attend(grouped, keys_values.index_select(0, self.image), heads, fused=fused)
         return read.reshape(len(self.question), tokens, -1).index_select(0, self.slot)
 
 
-class NodeUpdate(nn.Module):
+class NodeUpdate(Switchable):
     """The question's view of the graph: nodes read its tokens, then each other, at an inner width of 128."""
 
     def __init__(self, node_width: int, grounding_width: int, config: ModelConfig):
@@ -84,18 +86,19 @@ class NodeUpdate(nn.Module):
         self.leave = nn.Linear(inner, node_width)
 
     def forward(
-        self, nodes: Tensor, grounding: Tensor, tokens: Tensor, mask: Tensor, question_of: Tensor, image_of: Tensor
+        self, nodes: Tensor, grounding: Tensor, texts: TokenStates, question_of: Tensor, image_of: Tensor
     ) -> Tensor:
-        """(B, R, 134) nodes, (Q, R, 3K) grounding, (U, T, D) tokens with their (U, T) mask -> (Q, R, inner) states."""
+        """(B, R, 134) nodes, (Q, R, 3K) grounding and the tokens of U texts -> (Q, R, inner) states."""
         state = self.enter(nodes)
         # queries depend on the image, keys and values on the question: both are projected before they are copied
         query = self.question.query(state)
-        keys_values = self.question.keys_values(tokens)
+        keys_values = texts.packing.unpack(self.question.keys_values(texts.packed))
         read = attend(
             query.index_select(0, image_of),
             keys_values.index_select(0, question_of),
             SIM_HEADS,
-            mask.index_select(0, question_of),
+            texts.packing.mask.index_select(0, question_of),
+            self.fast.fused_attention,
         )
         state = state.index_select(0, image_of) + self.ground(grounding)
         state = self.question_norm(state + self.question.out(read))
@@ -110,7 +113,7 @@ class NodeUpdate(nn.Module):
         return nn.functional.linear(state, weight @ self.leave.weight, weight @ self.leave.bias)
 
 
-class FusionLayer(nn.Module):
+class FusionLayer(Switchable):
     """The question's tokens read image and nodes, then each other."""
 
     def __init__(self, width: int, heads: int, dropout: float):
@@ -126,14 +129,15 @@ class FusionLayer(nn.Module):
         self.block = SelfBlock(width, heads, dropout)
 
     def forward(
-        self, x: Tensor, mask: Tensor, image: Tensor, nodes: Tensor, groups: QuestionGroups, last: bool
+        self, x: Tensor, packing: Packing, image: Tensor, nodes: Tensor, groups: QuestionGroups, last: bool
     ) -> Tensor:
-        """(Q, T, D) tokens, (Q, T) mask, (B, N + 1, D) image memory, (Q, R, D) nodes; `last` gives (Q, 1, D)."""
-        query = self.query(self.norm(x))
-        from_image = groups.attend(query, self.image(image), self.heads)
-        from_nodes = attend(query, self.nodes(nodes), self.heads)
-        x = x + self.dropout(self.out(torch.cat([from_image, from_nodes], dim=-1)))
-        return self.block(x, mask, first_only=last)
+        """(P, D) tokens, (B, N + 1, D) image memory, (Q, R, D) nodes -> (P, D); `last` gives (Q, D), the first tokens'."""
+        fused = self.fast.fused_attention
+        query = packing.unpack(self.query(self.norm(x)))
+        from_image = groups.attend(query, self.image(image), self.heads, fused)
+        from_nodes = attend(query, self.nodes(nodes), self.heads, fused=fused)
+        read = packing.pack(torch.cat([from_image, from_nodes], dim=-1))
+        return self.block.packed(x + self.dropout(self.out(read)), packing, first_only=last)
 
 
 @dataclass
@@ -148,7 +152,7 @@ class Fused:
     """(Q, E) how strongly the question asks about each entity because it names it; added to a logit"""
 
 
-class SimFusion(nn.Module):
+class SimFusion(Switchable):
     """Scene-embedded Interaction Module: the graph is read in the light of the question, the question then reads both.
 
     What does not depend on the question (nodes, RoI features, keys and values of the image) is computed once an image.
@@ -172,40 +176,37 @@ class SimFusion(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(
-        self,
-        features: ImageFeatures,
-        graph: SceneGraph,
-        tokens: Tensor,
-        mask: Tensor,
-        question_of: Tensor,
-        image_of: Tensor,
+        self, features: ImageFeatures, graph: SceneGraph, texts: TokenStates, question_of: Tensor, image_of: Tensor
     ) -> Fused:
-        """(U, T, D) tokens and (U, T) bool mask, (Q,) numbers of question and image."""
-        entities, regions = self.grounding(self.nodes, tokens, mask)
+        """The tokens of U texts, and (Q,) numbers of question and image."""
+        entities, regions = self.grounding(self.nodes, texts.padded(), texts.packing.mask)
         grounding = self.grounding.of_nodes(entities, regions, graph, question_of, image_of)
-        memory = self._run(self._node_memory, features, graph, grounding, tokens, mask, question_of, image_of)
+        memory = self._run(self._node_memory, features, graph, grounding, texts, question_of, image_of)
         image = self.image_norm(torch.cat([features.grid, features.global_token[:, None]], dim=1))
-        groups = QuestionGroups.of(image_of, len(image))
-        state = tokens.index_select(0, question_of)
-        mask = mask.index_select(0, question_of)
+        groups = QuestionGroups.of(image_of, len(image), None if self.fast.grouped_attention else 1)
+        packing, source = texts.packing.select(question_of)
+        state = texts.packed.index_select(0, source)
         for number, layer in enumerate(self.layers, start=1):
-            state = self._run(layer, state, mask, image, memory, groups, number == len(self.layers))
-        return Fused(self.norm(state[:, 0]), memory, self.grounding.named(entities, question_of))
+            state = self._run(layer, state, packing, image, memory, groups, number == len(self.layers))
+        return Fused(self.norm(state), memory, self.grounding.named(entities, question_of))
 
     def _node_memory(
         self,
         features: ImageFeatures,
         graph: SceneGraph,
         grounding: Tensor,
-        tokens: Tensor,
-        mask: Tensor,
+        texts: TokenStates,
         question_of: Tensor,
         image_of: Tensor,
     ) -> Tensor:
         """(Q, R, D): [node 134 || RoI D] -> D, split so that only the node's update is computed for each question."""
+        feature_map = features.feature_map
+        if not self.fast.late_nodes:
+            feature_map, graph = feature_map.index_select(0, image_of), take(graph, image_of)
+            image_of = torch.arange(len(image_of), device=image_of.device)
         nodes = self.nodes(graph)
-        update = self.update(nodes, grounding, tokens, mask, question_of, image_of)
-        of_image = self.node_in(nodes) + self.roi_in(roi_features(features.feature_map, graph.boxes))
+        update = self.update(nodes, grounding, texts, question_of, image_of)
+        of_image = self.node_in(nodes) + self.roi_in(roi_features(feature_map, graph.boxes, self.fast.roi_matrix))
         of_question = self.update.projected(update, self.node_in.weight)
         memory = self.node_norm(of_image.index_select(0, image_of) + of_question)
         # 26 times the same token is one token to an attention
@@ -218,7 +219,7 @@ class SimFusion(nn.Module):
         return function(*arguments)
 
 
-class ConcatFusion(nn.Module):
+class ConcatFusion(Switchable):
     """One joint transformer over global token, feature map, nodes and question: simple, and dear for each question."""
 
     def __init__(self, config: ModelConfig, num_entities: int, num_region_rows: int):
@@ -236,19 +237,19 @@ class ConcatFusion(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(
-        self,
-        features: ImageFeatures,
-        graph: SceneGraph,
-        tokens: Tensor,
-        mask: Tensor,
-        question_of: Tensor,
-        image_of: Tensor,
+        self, features: ImageFeatures, graph: SceneGraph, texts: TokenStates, question_of: Tensor, image_of: Tensor
     ) -> Fused:
-        """As `SimFusion.forward`; the nodes are those of the image, whatever is asked."""
+        """As `SimFusion.forward`; the nodes are those of the image, whatever is asked.
+
+        Questions are padded to the longest: beside the tokens of the image that is little.
+        """
+        if not self.fast.late_nodes:
+            features, graph = take(features, image_of), take(graph, image_of)
+            image_of = torch.arange(len(image_of), device=image_of.device)
         of_image, real, nodes = self._image_part(features, graph)
-        question = (tokens + self.kind.weight[3]).index_select(0, question_of)
+        question = (texts.padded() + self.kind.weight[3]).index_select(0, question_of)
         state = self.in_norm(torch.cat([question, of_image.index_select(0, image_of)], dim=1))
-        mask = torch.cat([mask.index_select(0, question_of), real.index_select(0, image_of)], dim=1)
+        mask = torch.cat([texts.packing.mask.index_select(0, question_of), real.index_select(0, image_of)], dim=1)
         for number, layer in enumerate(self.layers, start=1):
             last = number == len(self.layers)
             if self.checkpointing and torch.is_grad_enabled():
@@ -259,7 +260,7 @@ class ConcatFusion(nn.Module):
 
     def _image_part(self, features: ImageFeatures, graph: SceneGraph) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 1 + N + R, D) tokens, their (B, 1 + N + R) mask, (B, R, D) nodes; without a graph one token is all nodes."""
-        roi = roi_features(features.feature_map, graph.boxes)
+        roi = roi_features(features.feature_map, graph.boxes, self.fast.roi_matrix)
         nodes = self.node_in(torch.cat([self.nodes(graph), roi], dim=-1))
         exists = graph.exists[:, None]
         nodes = torch.where(exists[..., None], nodes, self.no_graph.weight.to(nodes.dtype))
@@ -280,16 +281,10 @@ class GlobalFusion(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_dim)
 
     def forward(
-        self,
-        features: ImageFeatures,
-        graph: SceneGraph,
-        tokens: Tensor,
-        mask: Tensor,
-        question_of: Tensor,
-        image_of: Tensor,
+        self, features: ImageFeatures, graph: SceneGraph, texts: TokenStates, question_of: Tensor, image_of: Tensor
     ) -> Fused:
         """As `SimFusion.forward`; the graph is not read, there are no nodes."""
-        question = tokens[:, 0].index_select(0, question_of)
+        question = texts.first().index_select(0, question_of)
         image = features.global_token.index_select(0, image_of)
         return Fused(self.norm(self.mix(torch.cat([question, image], dim=-1))))
 

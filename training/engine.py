@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from configs.fast_path import FastPath
 from configs.mimic_cxr_config import Config, TrainingConfig
 from models.mimic_vqa_model import parameter_groups
 from training.batch_norm import share_batch_statistics
@@ -129,8 +130,7 @@ class TorchEngine:
         self.processes, self.device = processes, processes.device
         self.runs_ahead = self.device.type == "cuda"
         self.precision = choose_precision(config, self.device)
-        # channels-last convolutions are faster on tensor cores and on oneDNN
-        self.model = prepare_model(config, model, processes).to(memory_format=torch.channels_last)
+        self.model = prepare_model(config, model, processes)
         self.kind = "plain PyTorch" if not processes.several else "PyTorch data parallelism"
         self.max_grad_norm = config.max_grad_norm
         self.optimizer = build_optimizer(config, self.model, processes.world_size)
@@ -243,6 +243,7 @@ def build_engine(config: Config, model: nn.Module, total_steps: int, processes: 
 def prepare_model(config: TrainingConfig, model: nn.Module, processes: Processes) -> nn.Module:
     """Move a model to its device and switch on what the configuration asks for."""
     model = model.to(processes.device)
+    model.switch(FastPath.without(config.fast_path_off))
     if processes.several:  # processors of different kinds may have drawn them with other last digits
         for tensor in (*model.parameters(), *model.buffers()):
             dist.broadcast(tensor.data, src=0)

@@ -1,0 +1,92 @@
+"""Texts without their padding: the real tokens of all texts in one row, unpacked only where tokens read each other.
+
+Letters in shapes: N texts, T tokens of the longest, P packed tokens of all texts, Q questions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Packing:
+    """Where the packed tokens of N texts are in their padded (N, T) table."""
+
+    mask: Tensor
+    """(N, T) bool, True where a token is real; the first of each text is"""
+    place: Tensor | None
+    """(P,) int64 in the flat table, in its order; None: padding is kept, and all N * T places are tokens"""
+
+    @staticmethod
+    def of(mask: Tensor, keep_padding: bool = False) -> Packing:
+        """The packing of an (N, T) mask of any kind of number, 0 where there is padding."""
+        mask = mask.bool()
+        return Packing(mask, None if keep_padding else real_places(mask))
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(N, T, ...) -> (P, ...)."""
+        flat = padded.flatten(0, 1)
+        return flat if self.place is None else flat.index_select(0, self.place)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """(P, ...) -> (N, T, ...), zeros in padding."""
+        if self.place is None:
+            return packed.unflatten(0, self.mask.shape)
+        # of plain operations this pair is the one whose gradients need no sum over tokens with the same place
+        flat = packed.new_zeros(self.mask.numel(), *packed.shape[1:]).index_copy(0, self.place, packed)
+        return flat.unflatten(0, self.mask.shape)
+
+    def columns(self) -> Tensor:
+        """(P,) int64: the position of each token in its text."""
+        place = self._places()
+        return place % self.mask.shape[1]
+
+    def first(self, packed: Tensor) -> Tensor:
+        """(P, ...) -> (N, ...): the first token of each text."""
+        if self.place is None:
+            return self.unpack(packed)[:, 0]
+        lengths = self.mask.sum(1)
+        return packed.index_select(0, lengths.cumsum(0) - lengths)
+
+    def select(self, texts: Tensor) -> tuple[Packing, Tensor]:
+        """The packing of (Q,) of the texts, in any order and any number of times; and which packed token each token is."""
+        chosen = Packing.of(self.mask.index_select(0, texts), keep_padding=self.place is None)
+        place, width = chosen._places(), self.mask.shape[1]
+        source = texts.index_select(0, place // width) * width + place % width
+        if self.place is not None:
+            number = self.mask.flatten().cumsum(0) - 1
+            source = number.index_select(0, source)
+        return chosen, source
+
+    def _places(self) -> Tensor:
+        if self.place is None:
+            return torch.arange(self.mask.numel(), device=self.mask.device)
+        return self.place
+
+
+@dataclass
+class TokenStates:
+    """What an encoder makes of the tokens of N texts."""
+
+    packed: Tensor
+    """(P, D)"""
+    packing: Packing
+
+    def padded(self) -> Tensor:
+        """(N, T, D); what stands in padding is arbitrary."""
+        return self.packing.unpack(self.packed)
+
+    def first(self) -> Tensor:
+        """(N, D): the state of each text's first token."""
+        return self.packing.first(self.packed)
+
+
+def real_places(mask: Tensor) -> Tensor:
+    """(N, T) bool -> (P,) int64: the places of True in the flat mask, in order.
+
+    P sizes tensors, so the host must know it. From a mask on a GPU it waits for the device here, and only here.
+    """
+    return mask.flatten().nonzero().squeeze(1)
