@@ -99,12 +99,16 @@ def _to_grey(image: Image.Image, shorter_side: int) -> tuple[np.ndarray, int, in
     if shorter_side:
         # JPEG can be decoded at 1/2, 1/4, 1/8; twice the target keeps the resampling below free of aliasing
         image.draft("L", (2 * shorter_side, 2 * shorter_side))
-    image = ImageOps.exif_transpose(image).convert("L")
-    if turned:
-        width, height = height, width
+    decoded = round(width / image.size[0])  # 1, 2, 4 or 8
+    image = image.convert("L")
     if shorter_side and shorter_side < min(width, height):
         scale = shorter_side / min(width, height)
-        image = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+        size = round(width * scale), round(height * scale)
+        # the last column and row of a JPEG decoded at a part of its size reach beyond the film
+        image = image.resize(size, Image.Resampling.BICUBIC, box=(0, 0, width / decoded, height / decoded))
+    image = ImageOps.exif_transpose(image)
+    if turned:
+        width, height = height, width
     return np.asarray(image), width, height
 
 
