@@ -21,6 +21,7 @@ from PIL import Image
 
 from benchmarks import big_texts
 from data import label_space
+from data.images import STORE_FILES, encode
 from data.index import Index, open_index
 from data.index.store import COLUMNS, FORMAT, META, PROBLEMS, SPLITS, write_table
 from data.label_space import CHEXPERT, GRADES, HEAD_INDEX, QUESTION_TYPES, REGIONS, Head
@@ -46,6 +47,8 @@ HELD_OUT_SHARE = 0.01
 """Patients of the validation split, and as many of the test split."""
 BOXES, FINDINGS = (8, 27), (5, 40)
 """Fewest and (not reached) most rows of an image."""
+GRAIN = 2.0
+"""Deviation of the noise in drawn pictures, in grey levels: their JPEGs are then as large as those of small films"""
 STUDIES_PER_CHUNK = 4096
 """About 700,000 questions are made at a time."""
 TYPES = np.array([i for i, t in enumerate(QUESTION_TYPES) if t.head])
@@ -54,20 +57,33 @@ TYPES = np.array([i for i, t in enumerate(QUESTION_TYPES) if t.head])
 _GOOD = GRADES.index("B")
 
 
-def write_big_index(path: str | Path, questions: int, *, seed: int = 0, side: int = 224, pictures: int = 500) -> Index:
+def big_index(
+    folder: Path, questions: int, *, seed: int = 0, side: int = 224, image_store: str = "raw", pictures: int = 500
+) -> Index:
+    """The index of these properties in `folder`, written unless it is there; see `write_big_index`."""
+    path = folder / f"big-{questions}-{seed}-{side}-{image_store}-{pictures}"
+    if path.exists():  # it appears whole or not at all
+        return open_index(path)
+    return write_big_index(path, questions, seed=seed, side=side, image_store=image_store, pictures=pictures)
+
+
+def write_big_index(
+    path: str | Path, questions: int, *, seed: int = 0, side: int = 224, image_store: str = "raw", pictures: int = 500
+) -> Index:
     """Write an index, complete or not at all, and open it.
 
     Args:
         path: the folder; what is there is replaced.
         questions: how many of grade B or better, over all splits; the index has 29 % more rows.
         side: shorter side of the stored images in pixels.
+        image_store: raw or jpeg.
         pictures: different images that are drawn, at most one for each image row.
     """
-    plan = Plan(questions, seed, side)
+    plan = Plan(questions, seed, side, image_store)
     with atomic_directory(path) as folder:
         for name in ("tables", "images", "columns"):
             (folder / name).mkdir()
-        store = draw_pictures(folder / "images" / "pixels.u8", side, min(pictures, plan.num_images), seed)
+        store = draw_pictures(folder / "images", image_store, side, min(pictures, plan.num_images), seed)
         tables = {name: _Table(folder / "columns", name, rows) for name, rows in plan.rows.items()}
         counts = np.zeros((len(SPLITS), len(QUESTION_TYPES)), np.int64)
         for first in range(0, plan.num_studies, STUDIES_PER_CHUNK):
@@ -89,8 +105,8 @@ def write_big_index(path: str | Path, questions: int, *, seed: int = 0, side: in
 class Plan:
     """Everything about an index that has the size of its studies, not of its questions."""
 
-    def __init__(self, questions: int, seed: int, side: int):
-        self.questions, self.seed, self.side = questions, seed, side
+    def __init__(self, questions: int, seed: int, side: int, image_store: str):
+        self.questions, self.seed, self.side, self.image_store = questions, seed, side, image_store
         good = sum(n for grade, n in GRADE_TOTALS.items() if GRADES.index(grade) >= _GOOD)
         self.num_questions = questions + round(questions * (sum(GRADE_TOTALS.values()) - good) / good)
         self.num_studies = max(3 * STUDIES_PER_PATIENT, round(questions / QUESTIONS_PER_STUDY))
@@ -140,6 +156,7 @@ class Pictures:
     """Where each drawn picture lies in the image store."""
 
     offset: np.ndarray
+    length: np.ndarray
     width: np.ndarray
     height: np.ndarray
 
@@ -211,7 +228,7 @@ class Chunk:
 
     def _images(self, store: Pictures) -> dict[str, np.ndarray]:
         plan, rows = self.plan, self.images
-        picture = self.rng.integers(len(store.offset), size=rows.stop - rows.start)
+        picture = np.arange(rows.start, rows.stop) % len(store.offset)
         scale = self.rng.integers(8, 12, size=len(picture))  # originals are about ten times as large
         return {
             "study": np.repeat(np.arange(self.studies.start, self.studies.stop), plan.image_count[self.studies]),
@@ -220,6 +237,7 @@ class Chunk:
             "stored_width": store.width[picture],
             "stored_height": store.height[picture],
             "offset": store.offset[picture],
+            "length": store.length[picture],
             "box_start": np.cumsum(plan.box_count)[rows] - plan.box_count[rows],
             "box_count": plan.box_count[rows],
             "finding_start": np.cumsum(plan.finding_count)[rows] - plan.finding_count[rows],
@@ -310,17 +328,17 @@ WIDE = {"studies": {"chexpert": len(CHEXPERT)}, "boxes": {"box": 4}}
 """Columns of several float32 values a row."""
 
 
-def draw_pictures(path: Path, side: int, number: int, seed: int) -> Pictures:
-    """Write `number` grey pictures of shorter side `side`, soft shapes and grain, whose JPEGs are as large as those of films."""
+def draw_pictures(folder: Path, image_store: str, side: int, number: int, seed: int) -> Pictures:
+    """Write `number` pictures of shorter side `side` as an image store of this kind."""
     rng = np.random.default_rng([seed, 2])
     longer = rng.integers(side, side * 5 // 4 + 1, size=number)
     upright = rng.random(number) < 0.8
     width, height = np.where(upright, side, longer), np.where(upright, longer, side)
-    with path.open("wb") as file:
-        for w, h in zip(width.tolist(), height.tolist(), strict=True):
-            file.write(draw_picture(rng, w, h).tobytes())
-    ends = np.cumsum(width * height)
-    return Pictures(ends - width * height, width, height)
+    length = np.zeros(number, np.int64)
+    with (folder / STORE_FILES[image_store]).open("wb") as file:
+        for n in range(number):
+            length[n] = file.write(encode(draw_picture(rng, int(width[n]), int(height[n])), image_store))
+    return Pictures(np.cumsum(length) - length, length, width, height)
 
 
 def draw_picture(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
@@ -329,12 +347,13 @@ def draw_picture(rng: np.random.Generator, width: int, height: int) -> np.ndarra
     for cells, strength in ((3, 45), (8, 20), (24, 8), (64, 4)):
         soft = Image.fromarray(rng.normal(size=(cells, cells)).astype(np.float32))
         picture += strength * np.asarray(soft.resize((width, height), Image.Resampling.BICUBIC))
-    picture += rng.normal(scale=2.0, size=picture.shape)
+    picture += GRAIN * rng.standard_normal(picture.shape, dtype=np.float32)
     return picture.clip(0, 255).astype(np.uint8)
 
 
 def _meta(plan: Plan, counts: np.ndarray) -> dict:
-    identity = {"format": FORMAT, "questions": plan.questions, "seed": plan.seed, "image_store_size": plan.side}
+    identity = {"format": FORMAT, "questions": plan.questions, "seed": plan.seed}
+    identity |= {"image_store": plan.image_store, "image_store_size": plan.side}
     identity["fingerprint"] = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     by_split = {
         split: {QUESTION_TYPES[t].name: {"target": int(counts[s, t])} for t in TYPES if counts[s, t]}
@@ -345,6 +364,7 @@ def _meta(plan: Plan, counts: np.ndarray) -> dict:
         "fingerprint": identity["fingerprint"],
         "identity": identity,
         "label_space": label_space.checksum(),
+        "image_store": plan.image_store,
         "synthetic": True,
         "credentialed": False,
         "vocabulary": plan.vocabulary.as_json(),
