@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from configs import loading
-from configs.mimic_cxr_config import TYPES, Config, from_dict, to_dict
-from data.index import SPLITS, Index, ensure_index
+from configs.mimic_cxr_config import TYPES, Config, DataConfig, from_dict, to_dict
+from data.index import Index, ensure_index
 from data.loader import make_loader
 from data.mimic_cxr_dataset import GraphWeights, VQADataset
+from data.visits import Selection, text_codes
 from models.encoders import build_tokenizer
 from models.mimic_vqa_model import SSGVQA
 from models.question_only import QuestionOnly
@@ -81,8 +82,11 @@ def agreed(config: Config, processes: Processes) -> Config:
     return from_dict(ours)
 
 
-def prepare(config: Config, processes: Processes | None = None) -> Run:
-    """Index (built when it is missing), tokenizer, data sets, model and engine. Writes nothing to the output folder."""
+def prepare(config: Config, processes: Processes | None = None, index: Index | None = None) -> Run:
+    """Index (built when it is missing), tokenizer, data sets, model and engine. Writes nothing to the output folder.
+
+    `index`: one that is open already, whatever release the configuration names.
+    """
     processes = processes or single()
     if config.training.hub_model_id:
         raise ConfigError(
@@ -91,7 +95,7 @@ def prepare(config: Config, processes: Processes | None = None) -> Run:
         )
     training = config.training
     seed_everything(training.seed)
-    index = processes.main_first("the index", lambda: ensure_index(config))
+    index = index or processes.main_first("the index", lambda: ensure_index(config))
     start = load_start(config, index) if training.init_from else None
     tokenizer = start[1] if start else build_tokenizer(config.model, _training_texts(index))
     shared = {
@@ -130,9 +134,10 @@ def load_start(config: Config, index: Index) -> tuple[SSGVQA, object]:
     return model.train(), tokenizer
 
 
-def _training_texts(index: Index) -> list[str]:
-    in_train = index.studies["split"][index.questions["study"]] == SPLITS.index("train")
-    return index.texts(np.unique(index.questions["text"][in_train]))
+def _training_texts(index: Index) -> Iterator[str]:
+    """Nothing is read before somebody asks for the first."""
+    everything = Selection(index, "train", DataConfig(quality_grade="all"))
+    yield from index.texts(text_codes(everything))
 
 
 def plan(run: Run) -> list[str]:
