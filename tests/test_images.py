@@ -33,6 +33,22 @@ def test_decode_resizes_the_shorter_side_and_never_enlarges(tmp_path):
     assert decode(path, 1000)[0].shape == (300, 200)
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_scaled_decoding_keeps_every_pixel_in_its_place(tmp_path, orientation):
+    """Sides that are no multiple of 4: the last column and row of the quarter-size image lie partly outside."""
+    y, x = np.mgrid[0:1453, 0:1211]
+    waves = (127 + 100 * np.sin(x / 23) * np.sin(y / 31)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(waves).save(tmp_path / "film.jpg", quality=95, exif=exif)
+    found, width, height = decode(tmp_path / "film.jpg", 128)
+    upright = np.rot90(waves, -1) if orientation == 6 else waves
+    assert (height, width) == upright.shape
+    expected = Image.fromarray(upright).resize(found.shape[::-1], Image.Resampling.BICUBIC)
+    error = np.square(found.astype(float) - np.asarray(expected)).mean()
+    assert 10 * np.log10(255**2 / error) > 50  # dB
+
+
 @pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "text", "sixteen_bit", "folder"])
 def test_bad_files_are_named_with_their_reason(tmp_path, kind):
     path = tmp_path / f"{kind}.jpg"
