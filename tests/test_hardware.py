@@ -17,6 +17,7 @@ from utils.hardware_utils import (
     Gpu,
     Hardware,
     cpu_count,
+    cpu_has_bf16,
     detect,
     format_box,
     main,
@@ -224,3 +225,18 @@ def test_json_says_the_same_and_needs_no_torch(root):
     assert found["settings"]["training.batch_size_per_gpu"] == 16
     assert found["settings"]["data.num_workers"] == 2
     assert {item["key"] for item in found["advice"]} == {*found["settings"], "effective_batch"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fpu avx2 avx512f avx512_bf16 avx512_vnni", True),
+        ("fpu avx2 avx512f amx_bf16 amx_tile", True),
+        ("fpu avx2 avx512f avx512_vnni avx512_bf16x", False),
+        ("fpu avx2 avx512f", False),
+    ],
+)
+def test_bf16_needs_its_own_instructions(tmp_path, flags, expected):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
+    assert cpu_has_bf16(tmp_path / "cpuinfo") is expected
+    assert cpu_has_bf16(tmp_path / "missing") is False

@@ -199,6 +199,14 @@ def test_precision_is_chosen_with_a_reason():
         choose_precision(TrainingConfig(precision="fp16"), cpu)
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_bf16_on_a_processor_without_it_is_called_slow(monkeypatch, has):
+    monkeypatch.setattr("training.engine.cpu_has_bf16", lambda: has)
+    chosen = choose_precision(TrainingConfig(precision="bf16"), torch.device("cpu"))
+    assert chosen.name == "bf16"
+    assert ("faster with fp32" in chosen.reason) is not has
+
+
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
 def test_gpus_without_bf16_get_fp16(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A card")

@@ -23,6 +23,7 @@ from training.batch_norm import share_batch_statistics
 from training.outcome import PendingOutcome, Readout, StepOutcome
 from training.processes import Processes, single
 from utils.errors import ConfigError
+from utils.hardware_utils import cpu_has_bf16
 
 BF16_CAPABILITY = (8, 0)
 """CUDA compute capability (Ampere) from which bf16 runs on tensor cores."""
@@ -327,7 +328,10 @@ def choose_precision(config: TrainingConfig, device: torch.device) -> Precision:
     if config.precision != "auto":
         if config.precision == "fp16" and device.type != "cuda":
             raise ConfigError("training.precision = fp16 needs a GPU: use auto, bf16 or fp32 on this machine")
-        return Precision(config.precision, "asked for by training.precision")
+        reason = "asked for by training.precision"
+        if config.precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+            reason += ", though this processor has no instructions for it and is faster with fp32"
+        return Precision(config.precision, reason)
     if device.type != "cuda":
         return Precision("fp32", "no GPU")
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
