@@ -20,7 +20,7 @@ def option(name: str, help: str, **keywords) -> Option:
 
 def numbers(text: str) -> list[int]:
     """Whole numbers between commas."""
-    found = [int(word) for word in text.split(",")]
+    found = [int(word) for word in text.split(",")] if text != "none" else []
     if any(n < 0 for n in found):
         raise argparse.ArgumentTypeError(f"{text}: whole numbers from 0 up, between commas")
     return found
@@ -106,9 +106,95 @@ _TRAIN = Command(
     ),
 )
 
+_LEARN = Command(
+    "learn",
+    "learning",
+    "trainings that differ in the questions of an image, at the same number of questions and at the same time",
+    (
+        option("--studies", "look-alike studies (default: 1000)", type=positive, default=1000),
+        option("--questions", "of a visit (default: 1,4,16,64)", type=numbers, default=[1, 4, 16, 64], metavar="M"),
+        option(
+            "--balanced",
+            "M of one more way: draws balanced over heads and types; 0: none (default: 16)",
+            type=int,
+            default=16,
+            metavar="M",
+        ),
+        option("--step_questions", "questions of a step, for all (default: 384)", type=positive, default=384),
+        option("--grade", "data.quality_grade (default: all)", default="all"),
+        option("--seeds", "trainings of each way (default: 3)", type=positive, default=3),
+        option("--seconds", "longest training (default: 180)", type=float, default=180.0),
+    ),
+)
+
+_START = Command(
+    "start",
+    "start",
+    "seconds from the call of the training program to the end of its first step",
+    (
+        option(
+            "--studies",
+            "of the look-alike release for train_mimic_cxr.py; 0: none (default: 100)",
+            type=int,
+            default=100,
+        ),
+        option(
+            "--sizes",
+            "questions of the indexes, or `none` (default: 10000,1000000)",
+            type=numbers,
+            default=[10_000, 1_000_000],
+        ),
+    ),
+)
+
+_BUILD = Command(
+    "build",
+    "build",
+    "from a release to an index, by number of processes, against json.loads and lists of dictionaries",
+    (
+        option("--studies", "of the look-alike release (default: 300)", type=positive, default=300),
+        option("--workers", "processes (default: 1 and all cores)", type=numbers, default=[]),
+    ),
+)
+
+_INFER = Command(
+    "infer",
+    "infer",
+    "answers about one image, and the evaluation of a split",
+    (
+        option("--questions", "about the image (default: 1,5,20,100)", type=numbers, default=[1, 5, 20, 100]),
+        option("--sides", "of the image in pixels (default: the configuration's)", type=numbers, default=[]),
+        option("--eval_studies", "of the release that is evaluated; 0: none (default: 60)", type=int, default=60),
+    ),
+)
+
+_SCALE = Command(
+    "scale",
+    "scale",
+    "time and memory of each stage of the data path by number of questions",
+    (
+        option(
+            "--sizes",
+            "questions (default: 10000,100000,1000000,10000000,30000000; the largest takes 2 GB of disk for a while)",
+            type=numbers,
+            default=[10_000, 100_000, 1_000_000, 10_000_000, 30_000_000],
+        ),
+        option("--images", "of a batch (default: 64)", type=positive, default=64),
+        option("--workers", "processes of the loader, for their memory (default: 2)", type=positive, default=2),
+        option("--pass_seconds", "longest pass for the memory of processes (default: 20)", type=float, default=20.0),
+        option("--plot", "draw the growth into this file", metavar="FILE.svg"),
+        option("--keep", "leave the indexes in --workdir", action="store_true"),
+    ),
+)
+
 COMMANDS: tuple[Command, ...] = (
     _TRAIN,
+    _START,
     _DATA,
+    _BUILD,
+    _INFER,
+    _SCALE,
+    _LEARN,
 )
 
 

@@ -19,7 +19,17 @@ from data.index import Index
 from data.label_space import CHEXPERT, HEAD_INDEX, REGIONS, Head
 from data.order import uniform
 from data.token_table import TokenTable
-from data.visits import AUGMENTATION, GRAPH_DRAW, IMAGE_DRAW, BalancedDraw, BalancedWeights, Epoch, Selection, Visits
+from data.visits import (
+    AUGMENTATION,
+    GRAPH_DRAW,
+    IMAGE_DRAW,
+    BalancedDraw,
+    BalancedWeights,
+    Epoch,
+    Selection,
+    Visits,
+    text_codes,
+)
 from utils.errors import DataError
 
 __all__ = ["GraphWeights", "VQADataset", "unpack_targets"]
@@ -86,10 +96,7 @@ class VQADataset:
     @cached_property
     def text_codes(self) -> np.ndarray:
         """Codes of the distinct texts, ascending."""
-        used = np.zeros(self.index.num_texts, dtype=bool)
-        for rows in self.selection.chunks():
-            used[self.index.questions["text"][rows]] = True
-        return np.flatnonzero(used)
+        return text_codes(self.selection)
 
     def epoch(self, number: int) -> Epoch | BalancedDraw:
         """The visits of an epoch."""

@@ -109,6 +109,15 @@ class Selection:
         return rows[used], owner[used]
 
 
+def text_codes(selection: Selection) -> np.ndarray:
+    """Codes of the distinct texts of a selection, ascending."""
+    index = selection.index
+    used = np.zeros(index.num_texts, dtype=bool)
+    for rows in selection.chunks():
+        used[index.questions["text"][rows]] = True
+    return np.flatnonzero(used)
+
+
 def _place_in_group(owner: np.ndarray) -> np.ndarray:
     """(n,) ascending group numbers -> how many of the same group stand before."""
     first = np.zeros(len(owner), dtype=np.int64)
@@ -155,7 +164,9 @@ class Epoch:
         low, high = (selection.count[place] * (piece + extra) // self._visits[place] for extra in (0, 1))
         rows, owner = selection.candidates(place)
         if self.number is not None:
-            rows = rows[np.argsort(owner + uniform(self.seed, QUESTION_ORDER, self.number, rows))]  # owners stay as they are
+            rows = rows[
+                np.argsort(owner + uniform(self.seed, QUESTION_ORDER, self.number, rows))
+            ]  # owners stay as they are
         rank = _place_in_group(owner)
         chosen = (low[owner] <= rank) & (rank < high[owner])
         return Visits(selection.studies[place], rows[chosen], owner[chosen])

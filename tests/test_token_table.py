@@ -1,0 +1,71 @@
+"""Word pieces by text, made once and kept with the index."""
+
+import os
+
+import numpy as np
+import pytest
+
+from data import token_table
+from data.token_table import TokenTable
+from models.tokenizer import train_tokenizer
+from tests.mini_index import write_mini_index
+
+TEXTS = ["Is there a nodule?", "Where is the nodule in the left lung?", "How severe?", "Nodule?"]
+
+
+@pytest.fixture
+def index(tmp_path):
+    questions = [("D02_has_finding", text, 1, 5) for text in TEXTS]
+    return write_mini_index(tmp_path / "index", [{"split": "train", "questions": questions}])
+
+
+@pytest.fixture
+def tokenizer():
+    return train_tokenizer(TEXTS, 16)
+
+
+def expected(tokenizer, texts, length=16):
+    return tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="np")
+
+
+@pytest.mark.parametrize("codes", [[0], [3, 1, 1, 0, 3], [2, 2], [0, 1, 2, 3]])
+def test_the_same_as_the_tokenizer_with_each_text_once(index, tokenizer, codes):
+    tokens, place = TokenTable.of(index, tokenizer, 16).encode(np.array(codes, np.uint32))
+    distinct = sorted(set(codes))
+    wanted = expected(tokenizer, [TEXTS[code] for code in distinct])
+    np.testing.assert_array_equal(tokens.input_ids, wanted["input_ids"])
+    np.testing.assert_array_equal(tokens.attention_mask, wanted["attention_mask"])
+    assert [distinct[p] for p in place] == codes
+
+
+def test_a_second_start_reads_what_the_first_has_made(index, tokenizer, monkeypatch):
+    first = TokenTable.of(index, tokenizer, 16)
+    tokenizer(TEXTS, padding=True, truncation=True, max_length=3)  # what a tokenizer was used for makes no other table
+    monkeypatch.setattr(token_table, "_tokenise", lambda *_: pytest.fail("tokenised again"))
+    again = TokenTable.of(index, tokenizer, 16)
+    np.testing.assert_array_equal(first.ids, again.ids)
+    assert isinstance(again.ids, np.memmap)
+
+
+def test_another_tokenizer_or_length_has_a_table_of_its_own(index, tokenizer):
+    whole = TokenTable.of(index, tokenizer, 16)
+    cut = TokenTable.of(index, tokenizer, 4)
+    other = TokenTable.of(index, train_tokenizer(["Is"], 16), 16)
+    assert cut.lengths.max() == 4 < whole.lengths.max()
+    assert whole.ids.tolist() != other.ids.tolist()
+    assert cut.num_cut == 4 and whole.num_cut == 0
+    assert len(list((index.path / "tokens").iterdir())) == 3
+
+
+def test_nothing_is_written_unless_it_may_be(index, tokenizer):
+    table = TokenTable.of(index, tokenizer, 16, keep=False)
+    assert len(table.lengths) == len(TEXTS) and not (index.path / "tokens").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_index_is_tokenised_each_time(index, tokenizer):
+    index.path.chmod(0o500)
+    try:
+        assert len(TokenTable.of(index, tokenizer, 16).lengths) == len(TEXTS)
+    finally:
+        index.path.chmod(0o700)
