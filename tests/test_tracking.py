@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_wandb_gets_numbers_and_no_path(monkeypatch, tmp_path):
         def log(self, values, step):
             sent["values"] = values
 
-        def finish(self, quiet):
+        def finish(self):
             raise RuntimeError("gone")
 
     def init(**kwargs):
@@ -79,3 +80,70 @@ def test_wandb_gets_numbers_and_no_path(monkeypatch, tmp_path):
     assert sent["mode"] == "offline" and sent["values"] == {"train/loss": 1.0}
     assert all(isinstance(value, (int, float)) for value in sent["config"].values())
     assert "patients" not in str(sent["config"])
+
+
+class SlowRun:
+    """A service that takes its time, or fails at a step."""
+
+    def __init__(self, seconds: float = 0.0, fails_at: int = -1):
+        self.seconds, self.fails_at, self.taken = seconds, fails_at, []
+
+    def log(self, values, step):
+        time.sleep(self.seconds)
+        if step == self.fails_at:
+            raise OSError("the service is gone")
+        self.taken.append(step)
+
+    def finish(self):
+        self.taken.append("finished")
+
+
+def test_a_slow_service_delays_no_step_and_gets_everything_in_order():
+    run = SlowRun(0.1)
+    sink, started = tracking.WandbSink(run), time.perf_counter()
+    for step in range(5):
+        sink.log(step, {"train/loss": 1.0})
+    assert time.perf_counter() - started < 0.1
+    sink.close()
+    assert run.taken == [0, 1, 2, 3, 4, "finished"]
+
+
+def test_a_service_that_fails_is_left_alone_with_one_warning(caplog):
+    run = SlowRun(fails_at=1)
+    sink = tracking.WandbSink(run)
+    with caplog.at_level(logging.WARNING):
+        for step in range(4):
+            sink.log(step, {"train/loss": 1.0})
+        sink.close()
+    assert run.taken == [0]
+    (record,) = caplog.records
+    assert "the service is gone" in record.message and "training goes on" in record.message
+
+
+def test_a_service_that_hangs_does_not_hold_the_program(monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "WANDB_TIMEOUT", 0.05)
+    sink = tracking.WandbSink(SlowRun(1.0))
+    sink.log(1, {"train/loss": 1.0})
+    with caplog.at_level(logging.WARNING):
+        sink.close()
+    assert "not taken all numbers" in caplog.text
+
+
+def test_text_is_refused_where_it_is_logged():
+    sink = tracking.WandbSink(SlowRun())
+    with pytest.raises(ValueError, match="numbers only"):
+        sink.log(1, {"train/question": "Is there an effusion?"})
+    sink.close()
+
+
+def test_an_offline_run_of_the_real_client(tmp_path, caplog):
+    config = make_config(tmp_path)
+    config.wandb.enabled = "offline"
+    with caplog.at_level(logging.WARNING):
+        (sink,) = tracking.maybe_wandb(config)
+        for step in range(3):
+            sink.log(step, {"train/loss": 1.0 / (step + 1)})
+        sink.close()
+    assert caplog.text == ""
+    (stored,) = tmp_path.rglob("*.wandb")
+    assert stored.stat().st_size > 0

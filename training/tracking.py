@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Protocol
 
 from configs.mimic_cxr_config import Config
@@ -27,7 +29,7 @@ REMOTE_PREFIXES = ("train/", "val/", "system/")
 """The only names that leave the machine."""
 
 WANDB_TIMEOUT = 30
-"""Seconds to wait for the service before training goes on without it."""
+"""Seconds to wait for the service, at the start before training goes on without it and at the end for its last numbers."""
 
 
 class Sink(Protocol):
@@ -115,29 +117,41 @@ class ConsoleSink:
 
 
 class WandbSink:
-    """Weights & Biases. Gets allow-listed numbers only; the first failure of the service ends it with a warning."""
+    """Weights & Biases. Gets allow-listed numbers only; the first failure of the service ends it with a warning.
+
+    A thread hands the numbers over: a service that is slow delays no step, and one that hangs does not end the run.
+    """
 
     def __init__(self, run):
         self._run = run
+        self._actions: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        self._thread.start()
 
     def start(self, step: int) -> None:
         pass
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        numbers = remote_values(values)
-        if self._run is not None and numbers:
-            self._attempt(lambda: self._run.log(numbers, step=step))
+        if numbers := remote_values(values):
+            self._actions.put(lambda: self._run.log(numbers, step=step))
 
     def close(self) -> None:
-        if self._run is not None:
-            self._attempt(lambda: self._run.finish(quiet=True))
+        self._actions.put(self._run.finish)
+        self._actions.put(None)
+        self._thread.join(WANDB_TIMEOUT)
+        if self._thread.is_alive():
+            log.warning(
+                "Weights & Biases has not taken all numbers within %s s: the last ones may be missing", WANDB_TIMEOUT
+            )
 
-    def _attempt(self, action) -> None:
-        try:
-            action()
-        except Exception as error:  # whatever the service does, the run is worth more than its plots
-            log.warning("Weights & Biases stopped (%s: %s); training goes on without it", type(error).__name__, error)
-            self._run = None
+    def _work(self) -> None:
+        while action := self._actions.get():
+            try:
+                action()
+            except Exception as error:  # whatever the service does, the run is worth more than its plots
+                reason = f"{type(error).__name__}: {error}"
+                log.warning("Weights & Biases stopped (%s); training goes on without it", reason)
+                return
 
 
 def remote_values(values: dict[str, float]) -> dict[str, float]:
