@@ -6,14 +6,6 @@ Letters: n questions of one head, C classes of that head.
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    f1_score,
-    matthews_corrcoef,
-    recall_score,
-    roc_auc_score,
-)
 
 from data.label_space import CHEXPERT, HEADS, NO_FINDING, Head
 
@@ -45,6 +37,9 @@ def score_head(head: Head, probabilities: np.ndarray, predictions: np.ndarray, t
 
 
 def _score_single(head: Head, probabilities: np.ndarray, predictions: np.ndarray, targets: np.ndarray) -> Scores:
+    # imported where it is needed: it takes a second, and training starts without a score
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, recall_score, roc_auc_score
+
     scores: Scores = dict.fromkeys(("n", "accuracy", "balanced_accuracy", "macro_f1", "mcc"))
     if head == Head.BINARY:
         scores["auroc"] = None
@@ -65,6 +60,8 @@ def _score_single(head: Head, probabilities: np.ndarray, predictions: np.ndarray
 
 
 def _score_multi_label(probabilities: np.ndarray, predictions: np.ndarray, targets: np.ndarray) -> Scores:
+    from sklearn.metrics import average_precision_score, f1_score
+
     scores: Scores = dict.fromkeys(("n", "micro_f1", "macro_f1", "mean_average_precision", "exact_match"))
     scores |= {"n": len(targets), "macro_classes": 0}
     if not len(targets):
@@ -92,6 +89,8 @@ def chexpert_auroc(probabilities: np.ndarray, labels: np.ndarray) -> tuple[dict[
     Returns:
         label -> AUROC, None where only one value occurs; the mean over the defined ones, None when there is none.
     """
+    from sklearn.metrics import roc_auc_score
+
     _check(probabilities)
     labels = np.array(labels, dtype=np.float64)
     labels[np.isnan(labels[:, NO_FINDING]), NO_FINDING] = 0.0
