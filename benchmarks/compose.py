@@ -25,7 +25,7 @@ from utils.utils import atomic_directory
 
 QBA = "qba"
 PACKED, FOLDERS = "packed", "folders"
-STUDIES_PER_FILM = 3
+STUDIES_PER_FILM, LEAST_STUDIES = 3, 24
 """Generated studies for each film that is wanted: not every one is a training study with a single frontal film"""
 
 
@@ -56,7 +56,7 @@ def compose(session: Session, films: int, questions: int, share: float, together
         share: distinct texts of all questions, within any `together` films.
         together: films of one micro-batch: within one, texts are encoded once.
     """
-    base_config = session.with_release(max(60, STUDIES_PER_FILM * films))
+    base_config = session.with_release(max(LEAST_STUDIES, STUDIES_PER_FILM * films))
     cxr, qba = base_config.data.mimic_cxr_path, base_config.data.mimic_qa_path
     name = f"composed-{films}x{questions}-{share:g}-of-{together}-{session.args.seed}"
     folder = session.workdir / name

@@ -129,7 +129,8 @@ def _fastest(call, device: torch.device) -> float:
     call()
     synchronise(device)
     best, end = float("inf"), time.perf_counter() + CEILING_SECONDS
-    while time.perf_counter() < end:
+    start = 0.0
+    while start < end:
         start = time.perf_counter()
         call()
         synchronise(device)

@@ -45,7 +45,7 @@ def blip() -> nn.Module:
 
 def vilt_size(width: int, height: int, side: int = PUBLISHED_SIDE) -> tuple[int, int]:
     """(width, height) that ViLT's own preprocessing gives an image."""
-    scale = min(side / min(width, height), side * VILT_LONGEST / max(width, height))
+    scale = min(side / min(width, height), int(side * VILT_LONGEST) / max(width, height))
     return tuple(int(length * scale + 0.5) // VILT_STRIDE * VILT_STRIDE for length in (width, height))
 
 

@@ -141,6 +141,18 @@ def measure(
     """
     device = torch.device(device)
     measured = [Measured(variant) for variant in variants]
+    gc.collect()
+    gc.freeze()  # what is here now is not looked through again and again
+    try:
+        _measure(measured, rounds, device, least_seconds, progress)
+    finally:
+        gc.unfreeze()
+    return measured
+
+
+def _measure(
+    measured: list[Measured], rounds: int, device: torch.device, least_seconds: float, progress: Callable[[str], None]
+) -> None:
     for one in measured:
         progress(f"warm-up: {one.name}")
         _release_memory(device)
@@ -154,7 +166,6 @@ def measure(
         for one in measured[first:] + measured[:first]:
             progress(f"round {number + 1} of {rounds}: {one.name}")
             one.rounds.append(_round(one.variant, device, least_seconds))
-    return measured
 
 
 def compare(measured: Measured, baseline: Measured, clock: str = "wall") -> Ratio:
