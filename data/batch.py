@@ -24,6 +24,10 @@ class TokenBatch(TensorGroup):
     """(U, T) int64"""
     attention_mask: Tensor
     """(U, T) int64, 1 where a word piece is real"""
+    real: int | None = None
+    """How many are; None: counted on the device, which the host then waits for"""
+    asked: int | None = None
+    """As `real`, over all Q questions, which may have texts in common"""
 
 
 @dataclass

@@ -67,7 +67,9 @@ class TokenTable:
         mask = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
         ids = np.full(mask.shape, self.pad, dtype=np.int64)
         ids[mask] = self.ids[ranges(start, lengths)[0]]
-        return TokenBatch(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))), place.reshape(-1)
+        place = place.reshape(-1)
+        tensors = torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+        return TokenBatch(*tensors, int(lengths.sum()), int(lengths[place].sum())), place
 
 
 def _tokenise(index: Index, tokenizer, max_length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -36,6 +36,7 @@ def test_the_same_as_the_tokenizer_with_each_text_once(index, tokenizer, codes):
     np.testing.assert_array_equal(tokens.input_ids, wanted["input_ids"])
     np.testing.assert_array_equal(tokens.attention_mask, wanted["attention_mask"])
     assert [distinct[p] for p in place] == codes
+    assert tokens.real == tokens.attention_mask.sum() and tokens.asked == tokens.attention_mask[place].sum()
 
 
 def test_a_second_start_reads_what_the_first_has_made(index, tokenizer, monkeypatch):
