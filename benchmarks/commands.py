@@ -69,6 +69,7 @@ _DATA = Command(
             default=[10_000, 1_000_000],
         ),
         option("--images", "of a batch (default: 64)", type=positive, default=64),
+        option("--films", "of original size, for the design as written (default: 8)", type=positive, default=8),
         option("--workers", "processes of the loader (default: up to twice the cores)", type=numbers, default=[]),
         option("--stores", "kinds of image store: raw,jpeg", type=chosen("raw", "jpeg"), default=["raw", "jpeg"]),
         option(

@@ -16,7 +16,7 @@ from benchmarks.loading import (
     as_written_variant,
     bytes_of,
     copy_variant,
-    tokenizer_of,
+    sampled_tokenizer,
     training_set,
     worker_memory,
 )
@@ -27,8 +27,6 @@ from data.loader import make_loader
 from data.mimic_cxr_dataset import VQADataset
 from utils.hardware_utils import cpu_count
 
-FILMS = 8
-"""Films of original size that are drawn and decoded"""
 DISTINCT = 0.5
 """Share of distinct texts among the questions of these films"""
 PAD = 64
@@ -43,7 +41,7 @@ def run(session: Session) -> Iterator[Section]:
     if "open" in args.parts:
         yield opening(session, args.sizes)
     indexes = {kind: _index(session, kind) for kind in args.stores}
-    tokenizer = tokenizer_of(session.config, indexes[args.stores[0]])
+    tokenizer = sampled_tokenizer(session.config, indexes[args.stores[0]])
     datasets = {kind: training_set(session.config, index, tokenizer, args.seed) for kind, index in indexes.items()}
     first = datasets[args.stores[0]]
     if {"rows", "images", "loader"} & set(args.parts):
@@ -53,9 +51,9 @@ def run(session: Session) -> Iterator[Section]:
     if "order" in args.parts:
         yield epoch_order(session, first)
     if "images" in args.parts:
-        yield reading_films(session, sorted(films.glob("*.jpg"))[:FILMS])
+        yield reading_films(session, sorted(films.glob("*.jpg"))[: args.films])
     if "loader" in args.parts:
-        items = [QuestionDataset(composed, FILMS * composed.questions, tokenizer, PAD, ZipFiles(composed.folder / QBA), f)
+        items = [QuestionDataset(composed, args.films * composed.questions, tokenizer, PAD, ZipFiles(composed.folder / QBA), f)
                  for f in (films, None)]  # fmt: skip
         yield loader(session, datasets, dict(zip(WRITTEN, items, strict=True)))
     if "memory" in args.parts:
@@ -70,9 +68,10 @@ def _index(session: Session, kind: str) -> Index:
 
 def _films(session: Session) -> tuple[Composition, Path]:
     """Films of original size with their questions and scene graphs."""
-    composed = compose(session, FILMS, session.config.data.questions_per_image, DISTINCT, FILMS)
+    number = session.args.films
+    composed = compose(session, number, session.config.data.questions_per_image, DISTINCT, number)
     folder = session.workdir / "films"
-    write_films(composed, FILMS, folder)
+    write_films(composed, number, folder)
     return composed, folder
 
 

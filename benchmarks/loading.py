@@ -20,7 +20,7 @@ from benchmarks.timing import Variant
 from configs.mimic_cxr_config import Config
 from data.batch import Batch
 from data.index import Index
-from data.loader import make_loader
+from data.loader import make_loader, num_batches
 from data.mimic_cxr_dataset import VQADataset
 from data.tensor_group import TensorGroup
 from models.encoders import build_tokenizer
@@ -28,10 +28,12 @@ from models.encoders import build_tokenizer
 BATCHES = 40
 """Batches of one call"""
 ITEMS_AS_WRITTEN = 8
+LOOKS = 100
+"""At the memory of processes, during a whole epoch"""
 TEXTS_FOR_TOKENIZER = 5000
 
 
-def tokenizer_of(config: Config, index: Index) -> PreTrainedTokenizerBase:
+def sampled_tokenizer(config: Config, index: Index) -> PreTrainedTokenizerBase:
     """Word pieces made from some of the index's texts: nothing is downloaded, and training them takes less than a second."""
     codes = np.linspace(0, index.num_texts - 1, min(TEXTS_FOR_TOKENIZER, index.num_texts)).astype(np.int64)
     return build_tokenizer(replace(config.model, pretrained=False), index.texts(codes))
@@ -139,22 +141,20 @@ def worker_memory(dataset: VQADataset, batch_size: int, workers: int, most_secon
     """Private memory of the loader's processes over a pass of an epoch, or over as much of one as the time allows.
 
     Returns:
-        megabytes, the largest process each: `at first` after its second batch, `at the end`, `most growth` of one process
-        at any time after that, and of `second half` alone; and the `questions` that were read.
+        megabytes, of the largest process each: `at first` when each process has made two batches, `at the end`, the
+        `most growth` of one process at any time between, and that of the `second half`; and the `questions` read.
     """
-    loader = make_loader(dataset, batch_size, num_workers=workers)
+    total = num_batches(dataset, batch_size)
+    settled, every = min(2 * workers, total // 2), max(1, total // LOOKS)
     started, questions, seen = time.perf_counter(), 0, []
-    for number, batch in enumerate(loader):
+    for number, batch in enumerate(make_loader(dataset, batch_size, num_workers=workers)):
         questions += len(batch.head)
         late = time.perf_counter() - started > most_seconds
-        if number >= 2 * workers and (number % 20 == 0 or late):
+        if (number >= settled and (number % every == 0 or late or number == total - 1)) or number == settled:
             seen.append(_private_of(loader_processes()))
         if late:
             break
-    seen = [look for look in seen if look]
-    if not seen:
-        return {}
-    growth = [max(size - seen[0].get(pid, size) for pid, size in look.items()) for look in seen]
+    growth = [max(size - seen[0].get(pid, size) for pid, size in look.items()) for look in seen if look]
     half = growth[len(growth) // 2 :]
     return {
         "questions": questions,
