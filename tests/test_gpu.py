@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from configs.mimic_cxr_config import Config
+from data.loader import Layout, windows
 from tests.tiny_training import make_config, make_index, make_trainer, weights_of
 from training.checkpoint import step_directory
 from training.processes import single
@@ -39,6 +40,41 @@ def test_the_default_model_takes_bf16_steps(index, tmp_path, checkpointing):
     trainer.fit()
     assert trainer.state.skipped == 0
     assert any(not torch.equal(value, before[name]) for name, value in weights_of(trainer).items())
+
+
+def test_the_host_hands_over_a_step_without_waiting(index, tmp_path):
+    trainer = make_trainer(index, default_model(tmp_path, graph_none_fraction=0.3), processes=single())
+    stream = windows(trainer.train_data, Layout(4, 2))
+    for number in range(2):  # what is made once may wait
+        last = trainer.take_step(next(stream), number)
+    last.outcome.settle()
+    window, done = next(stream), torch.cuda.Event()
+    torch.cuda._sleep(4_000_000_000)  # cycles: one or two seconds
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        report = trainer.take_step(window, 2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    done.record()
+    assert not done.query(), "the device is still busy"
+    assert report.outcome.settle().applied and done.query()
+
+
+def test_a_late_outcome_is_that_of_its_own_step(index, tmp_path):
+    folders = tmp_path / "at_once", tmp_path / "late"
+    for folder, late in zip(folders, (False, True), strict=True):
+        trainer = make_trainer(index, make_config(folder, max_steps=6, logging_steps=1), processes=single())
+        assert trainer.engine.runs_ahead
+        trainer.engine.runs_ahead = late
+        backward = trainer.engine.backward
+        trainer.engine.backward = lambda loss, trainer=trainer, backward=backward: backward(
+            loss * torch.nan if trainer.state.step in (1, 4) else loss
+        )
+        trainer.fit()
+        assert [step for step, _ in losses_of(trainer)] == [1, 3, 4, 6]
+        assert trainer.state.skipped == 2
+    skipped = [(folder / "skipped_steps.jsonl").read_text() for folder in folders]
+    assert skipped[0].replace("inf", "nan") == skipped[1].replace("inf", "nan")
 
 
 def test_a_run_on_a_gpu_resumes(index, tmp_path):

@@ -80,7 +80,7 @@ class OptimizerStep:
         try:
             for batch in window.batches:
                 self.watchdog.beat("a micro-batch")
-                batch = batch.to(self.engine.device)
+                batch = batch.on(self.engine.device)
                 outputs = self.engine.forward(
                     batch.images,
                     batch.questions,

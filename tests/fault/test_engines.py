@@ -206,6 +206,17 @@ def test_nan_in_one_process_is_skipped_in_both_and_counted(launcher, job, engine
     assert "step 5 skipped" in ended.stderr[0]
 
 
+def test_outcomes_that_are_read_late_change_nothing_in_two_processes(launcher, job, tmp_path):
+    ends = []
+    for late in (False, True):
+        settings = {"fault": {"kind": "nan", "step": 4, "rank": 1}, "logging_steps": 2, "save_steps": 5}
+        ends.append(launcher.run(job(2, output=str(late), **settings) | {"runs_ahead": late}, 2))
+        assert_ended_well(ends[-1])
+    assert ends[0].reports == ends[1].reports and ends[0].losses.keys() == {"2", "4", "6", "8", "10", "12"}
+    skipped = [(tmp_path / str(late) / "skipped_steps.jsonl").read_text() for late in (False, True)]
+    assert skipped[0] == skipped[1] and json.loads(skipped[0])["step"] == 5
+
+
 @pytest.mark.parametrize("engine", ["torch", "zero-2"])
 def test_memory_that_runs_out_in_one_process_shrinks_the_micro_batch_of_both(launcher, job, engine):
     model = without_dropout()

@@ -1,6 +1,7 @@
 """One process of a small training, for tests that start several or end them: `python -m tests.fault.worker JSON`.
 
-The JSON has `index` and `output` (folders), `resume`, settings of `training` and `deepspeed`, `data`, and `fault`: see `inject`.
+The JSON has `index` and `output` (folders), `resume`, settings of `training` and `deepspeed`, `data`, `fault`: see `inject`, and
+`runs_ahead`: settle steps as late as on a GPU.
 Prints one JSON line at the end: losses by step, a digest of the weights, the trainer's state.
 """
 
@@ -78,6 +79,7 @@ def main(argv: list[str]) -> int:
             setattr(getattr(config, section), name, value)
     trainer = make_trainer(open_index(job["index"]), config, job.get("resume", "never"), processes)
     inject(trainer, job.get("fault", {}))
+    trainer.engine.runs_ahead = job.get("runs_ahead", trainer.engine.runs_ahead)
     trainer.fit()
     with trainer.engine.gathered():
         weights = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
