@@ -91,6 +91,12 @@ _TRAIN = Command(
         ),
         option("--micro_batch", "films that go through the model together (default: 8 on a CPU)", type=positive),
         option("--distinct", "share of distinct texts in a micro-batch (default: 0.5)", type=float, default=0.5),
+        option(
+            "--word_pieces",
+            "of a question on average, where the text encoder is a pretrained one (default: 16)",
+            type=float,
+            default=16.0,
+        ),
         option("--baseline_questions", "of one batch of the others (default: 8)", type=positive, default=8),
         option(
             "--against",

@@ -17,7 +17,7 @@ from data.loader import Layout, Window, windows
 from data.mimic_cxr_dataset import GraphWeights, VQADataset
 from models.encoders import scratch_text_config
 from models.mimic_vqa_model import SSGVQA
-from models.tokenizer import train_tokenizer
+from models.tokenizer import MOST_PIECES, SPECIAL, train_tokenizer
 from training.engine import TorchEngine
 from training.loss import MultiTaskLoss
 from training.meter import StepReport
@@ -47,10 +47,30 @@ def text_config_of(config: Config, tokenizer: PreTrainedTokenizerBase) -> BertCo
     return scratch_text_config(config.model, len(tokenizer), tokenizer.pad_token_id)
 
 
-def tokenizer_of(config: Config, indexes: Sequence[Index]) -> PreTrainedTokenizerBase:
-    """Word pieces made from the questions of these indexes."""
+def tokenizer_of(config: Config, indexes: Sequence[Index], mean_pieces: float = 0) -> PreTrainedTokenizerBase:
+    """Word pieces made from the questions of these indexes.
+
+    `mean_pieces`: so few of them that a question has about so many on average, special ones included, as it has with the
+    vocabulary of a pretrained encoder, which does not know many of the words; 0: every word is one piece.
+    """
     texts = sorted({text for index in indexes for text in index.texts(np.arange(index.num_texts))})
-    return train_tokenizer(texts, config.model.max_question_length)
+
+    def mean(tokenizer: PreTrainedTokenizerBase) -> float:
+        return float(np.mean([len(ids) for ids in tokenizer(texts, truncation=True)["input_ids"]]))
+
+    longest, most = config.model.max_question_length, MOST_PIECES
+    whole = train_tokenizer(texts, longest, most)
+    if mean(whole) >= mean_pieces:
+        return whole
+    # fewer than special tokens and letters, and words would be unknown
+    few, many = len(SPECIAL) + 2 * len(set("".join(texts))), len(whole)
+    while few < many:  # the smallest vocabulary with which questions are not longer
+        middle = (few + many) // 2
+        if mean(train_tokenizer(texts, longest, middle)) > mean_pieces:
+            few = middle + 1
+        else:
+            many = middle
+    return train_tokenizer(texts, longest, few)
 
 
 def random_model(config: Config, index: Index, tokenizer: PreTrainedTokenizerBase) -> SSGVQA:

@@ -100,7 +100,9 @@ class TrainBench:
             compose(session, films, m, self.args.distinct, self.micro_batch) for m in dict.fromkeys(self.args.questions)
         ]
         indexes = [session.index(one.config) for one in composed]
-        self.tokenizer: PreTrainedTokenizerBase = tokenizer_of(self.config, indexes)
+        # a text encoder that is trained from scratch has a vocabulary made from the questions in earnest too
+        pieces = self.args.word_pieces if self.config.model.pretrained else 0
+        self.tokenizer: PreTrainedTokenizerBase = tokenizer_of(self.config, indexes, pieces)
         self.settings = {
             one.questions: Setting(one, index, self._window(one, index)) for one, index in zip(composed, indexes)
         }
@@ -249,7 +251,7 @@ class TrainBench:
             "measured": "forward, loss, backward" + (", clipping, AdamW" if self.args.optimizer else ""),
             "precision": self.precision,
             "micro-batch": f"{self.micro_batch} of {self.args.images} films",
-            "word pieces": "of a vocabulary made from the questions: real ones are somewhat longer",
+            "word pieces": f"vocabulary made from the questions, {len(self.tokenizer):,} pieces",
         }
         for questions, setting in self.settings.items():
             text = text_facts(setting.window, self.model)

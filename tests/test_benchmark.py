@@ -254,6 +254,15 @@ def test_without_repeats_every_text_is_distinct(bench, tokenizer):
     assert facts["questions"] == facts["distinct"] == 4 * 20
 
 
+def test_questions_have_the_wanted_number_of_word_pieces(composed, index):
+    texts = index.texts(range(index.num_texts))
+    few, many = (tokenizer_of(composed.config, [index], wanted) for wanted in (0, 16))
+    lengths = [sum(map(len, tokenizer(texts)["input_ids"])) / len(texts) for tokenizer in (few, many)]
+    assert lengths[0] < 13
+    assert lengths[1] == pytest.approx(16, abs=1.5)
+    assert lengths[1] <= 16
+
+
 def test_a_composed_release_is_found_again(bench, composed):
     again = compose.compose(bench, FILMS, QUESTIONS, 0.5, TOGETHER)
     assert again.folder == composed.folder
