@@ -70,7 +70,7 @@ def _films(session: Session) -> tuple[Composition, Path]:
     """Films of original size with their questions and scene graphs."""
     number = session.args.films
     composed = compose(session, number, session.config.data.questions_per_image, DISTINCT, number)
-    folder = session.workdir / "films"
+    folder = session.workdir / f"films-{composed.folder.name}"
     write_films(composed, number, folder)
     return composed, folder
 
@@ -108,7 +108,7 @@ def loader(session: Session, datasets: dict[str, VQADataset], written: dict[str,
         },
         notes=[
             *notes,
-            "CPU seconds leave out loader processes: they end after the call. The index is in the system's cache.",
+            "CPU seconds of the table are those of the main process. The index is in the cache of the system.",
         ],
     )
 
