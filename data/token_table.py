@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from functools import cached_property
 from pathlib import Path
 
@@ -34,7 +35,8 @@ class TokenTable:
         if not index.num_texts:
             raise DataError("no questions to tokenise")
         folder = index.path / "tokens" / _name(tokenizer, max_length)
-        if not (folder / "offsets.npy").exists():
+        # os.path: unlike pathlib's, no error where a folder must not be looked into
+        if not os.path.exists(folder / "offsets.npy"):
             ids, offsets = _tokenise(index, tokenizer, max_length)
             if not keep:
                 return TokenTable(ids, offsets, tokenizer.pad_token_id, max_length)
@@ -101,5 +103,5 @@ def _keep(folder: Path, ids: np.ndarray, offsets: np.ndarray) -> None:
             np.save(partial / "ids.npy", ids)
             np.save(partial / "offsets.npy", offsets)
     except OSError:
-        if not (folder / "offsets.npy").exists():
+        if not os.path.exists(folder / "offsets.npy"):
             raise

@@ -77,7 +77,7 @@ def test_a_signal_while_the_run_waits_for_data(index, straight, tmp_path, worker
 
     def prepare(trainer):
         batch, mark = trainer.train_data.batch, trials.marks(output, lambda: time.sleep(20))
-        trainer.train_data.batch = lambda *args: (args[-1] == 1 and mark(), batch(*args))[1]
+        trainer.train_data.batch = lambda epoch, which: (epoch.number == 1 and mark(), batch(epoch, which))[1]
 
     stop = stop_at_mark(index, config, prepare)
     assert stop.saved >= 2, "epoch 1 begins after step 4; loader processes are ahead of it"
