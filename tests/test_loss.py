@@ -9,12 +9,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.ops import generalized_box_iou_loss
 
 from configs.mimic_cxr_config import TrainingConfig
 from data.batch import Batch, Ids, SceneGraphTargets, TokenBatch
 from data.label_space import CHEXPERT, HEAD_INDEX, NO_FINDING, REGIONS, TYPE_INDEX, Head
 from data.mimic_cxr_dataset import unpack_targets
-from training.loss import MultiTaskLoss, chexpert_loss, chexpert_targets, graph_finding_loss, log_at_least_one
+from training.loss import (
+    MultiTaskLoss,
+    chexpert_loss,
+    chexpert_targets,
+    generalised_iou_loss,
+    graph_finding_loss,
+    log_at_least_one,
+)
 
 E = 5
 LN2 = float(np.log(2))
@@ -254,3 +262,20 @@ def test_a_text_of_two_types_is_drawn_to_both():
     outputs.question_type[0, TYPE_INDEX["D06_has_device"]] = 0.0
     expected = -(2 * np.log(2 / 3) + np.log(1 / 3)) / 3
     assert compute(batch, outputs).parts["question_type_loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def some_boxes(seed: int) -> torch.Tensor:
+    corners = torch.rand(50, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.cat([corners.amin(1), corners.amax(1)], dim=-1)
+
+
+def test_generalised_iou_is_torchvisions_with_its_gradient():
+    ours, theirs = (some_boxes(0).requires_grad_() for _ in range(2))
+    others = some_boxes(1)
+    others[:5] = others[:5] * 0  # no box
+    expected = generalized_box_iou_loss(theirs, others)
+    found = generalised_iou_loss(ours, others)
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss
 
 from configs.mimic_cxr_config import TrainingConfig
 from data.batch import Batch, SceneGraphTargets
@@ -147,8 +146,26 @@ def graph_box_loss(boxes: Tensor, graph: SceneGraphTargets) -> Tensor:
     """Sum over the known boxes of L1 (sum of the four corners' differences) + generalised IoU loss; boxes (B, R, 4)."""
     boxes = boxes.float()
     distance = (boxes - graph.boxes).abs().sum(-1)
-    overlap = generalized_box_iou_loss(boxes, graph.boxes, reduction="none")
+    overlap = generalised_iou_loss(boxes, graph.boxes)
     return ((distance + overlap) * graph.box_mask).sum()
+
+
+def generalised_iou_loss(boxes: Tensor, others: Tensor) -> Tensor:
+    """1 - generalised IoU of pairs of boxes, (..., 4) corners -> (...) in [0, 2] (Rezatofighi et al., CVPR 2019).
+
+    The numbers of `torchvision.ops.generalized_box_iou_loss`, which selects overlapping pairs by a mask: a GPU would have
+    to be waited for.
+    """
+    shared = _area(torch.maximum(boxes[..., :2], others[..., :2]), torch.minimum(boxes[..., 2:], others[..., 2:]))
+    hull = _area(torch.minimum(boxes[..., :2], others[..., :2]), torch.maximum(boxes[..., 2:], others[..., 2:]))
+    union = _area(boxes[..., :2], boxes[..., 2:]) + _area(others[..., :2], others[..., 2:]) - shared
+    return 1 - shared / (union + 1e-7) + (hull - union) / (hull + 1e-7)
+
+
+def _area(low: Tensor, high: Tensor) -> Tensor:
+    """Of boxes between two corners (..., 2); 0 where they are crossed."""
+    width, height = (high - low).clamp(min=0).unbind(-1)  # `prod` would ask for zeros in its backward pass
+    return width * height
 
 
 def question_type_loss(logits: Tensor, batch: Batch) -> Tensor:
