@@ -126,7 +126,7 @@ def memory(session: Session, dataset: VQADataset) -> Section:
         "Private memory of loader processes over an epoch, largest process, MB",
         rows=rows,
         facts={"questions": dataset.num_questions, "seconds at most": args.pass_seconds},
-        notes=[f"Private dirty pages. Growth is counted from the {2} batches of each process on."],
+        notes=["Private dirty pages, from the second batch of each process on."],
     )
 
 

@@ -141,8 +141,9 @@ def worker_memory(dataset: VQADataset, batch_size: int, workers: int, most_secon
     """Private memory of the loader's processes over a pass of an epoch, or over as much of one as the time allows.
 
     Returns:
-        megabytes, of the largest process each: `at first` when each process has made two batches, `at the end`, the
-        `most growth` of one process at any time between, and that of the `second half`; and the `questions` read.
+        megabytes, of the largest process each: `at first`, when each process has made two batches, `at the end`, `growth`
+        between these of one process, and `highest`; a batch that is being made lets them swing, so the first and the last
+        are means of some looks. And the `questions` read.
     """
     total = num_batches(dataset, batch_size)
     settled, every = min(2 * workers, total // 2), max(1, total // LOOKS)
@@ -154,15 +155,19 @@ def worker_memory(dataset: VQADataset, batch_size: int, workers: int, most_secon
             seen.append(_private_of(loader_processes()))
         if late:
             break
-    growth = [max(size - seen[0].get(pid, size) for pid, size in look.items()) for look in seen if look]
-    half = growth[len(growth) // 2 :]
+    few = max(1, len(seen) // 20)
+    first, last = (_means(looks) for looks in (seen[:few], seen[-few:]))
     return {
         "questions": questions,
-        "at first": max(seen[0].values()) / 1e6,
-        "at the end": max(seen[-1].values()) / 1e6,
-        "most growth": max(growth) / 1e6,
-        "second half": (half[-1] - half[0]) / 1e6,
+        "at first": max(first.values()) / 1e6,
+        "at the end": max(last.values()) / 1e6,
+        "growth": max(last[pid] - first.get(pid, last[pid]) for pid in last) / 1e6,
+        "highest": max(size for look in seen for size in look.values()) / 1e6,
     }
+
+
+def _means(looks: list[dict[int, int]]) -> dict[int, float]:
+    return {pid: float(np.mean([look[pid] for look in looks if pid in look])) for pid in looks[0]}
 
 
 def _private_of(processes: list[psutil.Process]) -> dict[int, int]:
