@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from data.feature_store import FeatureMaps
 from data.frames import Pictures
 from data.tensor_group import TensorGroup
 from data.vocabulary import RESERVED
@@ -28,6 +29,8 @@ class TokenBatch(TensorGroup):
     """How many are; None: counted on the device, which the host then waits for"""
     asked: int | None = None
     """As `real`, over all Q questions, which may have texts in common"""
+    states: Tensor | None = None
+    """(P, width) float16, P = `real`: what a frozen encoder makes of the real word pieces, row by row"""
 
 
 @dataclass
@@ -134,8 +137,9 @@ class Ids(TensorGroup):
 class Batch(TensorGroup):
     """B images and Q questions about them."""
 
-    images: Tensor | Pictures
-    """(B, 1, S, S) grey levels 0..255, letter-boxed; or what they are rendered from, on the device"""
+    images: Tensor | Pictures | FeatureMaps
+    """(B, 1, S, S) grey levels 0..255, letter-boxed; what they are rendered from, on the device; or what a frozen encoder
+    makes of them"""
     questions: TokenBatch
     question_of: Tensor
     """(Q,) int64 index into the U distinct questions"""

@@ -13,6 +13,7 @@ import torch
 
 from configs.mimic_cxr_config import DataConfig, TrainingConfig
 from data.batch import Batch, Ids, Targets
+from data.feature_store import FeatureMaps
 from data.frames import Augmentation, Frame, Pictures
 from data.graph_statements import GraphWeights, graph_statements
 from data.index import Index
@@ -74,6 +75,10 @@ class VQADataset:
                 f"{'loosen the filters' if stored else 'make a release with a ' + split + ' split'}"
             )
         self.token_table = TokenTable.of(index, tokenizer, max_question_length, keep_tokens)
+        self.image_features: np.ndarray | None = None
+        """(images of the index, h, w, C) float16: given out instead of images"""
+        self.text_states: np.ndarray | None = None
+        """(word pieces of the token table, width) float16: given out beside the word pieces"""
 
     @property
     def studies(self) -> np.ndarray:
@@ -115,11 +120,11 @@ class VQADataset:
         image_rows = self._image_rows(visits, epoch, which)
         augmentation = self._augmentation(epoch, which)
         frame = self._frame(image_rows, augmentation)
-        tokens, question_of = self.token_table.encode(questions["text"][rows])
+        tokens, question_of = self.token_table.encode(questions["text"][rows], self.text_states)
         heads = questions["head"][rows].astype(np.int64)
         draws = uniform(self.seed, GRAPH_DRAW, epoch.number, which).astype(np.float32) if self.train else None
         return Batch(
-            images=Pictures.collect(self.index.pixels, image_rows, frame, self.data.image_size, augmentation),
+            images=self._images(image_rows, frame, augmentation),
             questions=tokens,
             question_of=torch.from_numpy(question_of),
             image_of=torch.from_numpy(visits.visit_of),
@@ -141,6 +146,11 @@ class VQADataset:
         return rows + (
             uniform(self.seed, IMAGE_DRAW, epoch.number, which) * studies["image_count"][visits.study]
         ).astype(np.int64)
+
+    def _images(self, rows: np.ndarray, frame: Frame, augmentation: Augmentation | None) -> Pictures | FeatureMaps:
+        if self.image_features is not None:
+            return FeatureMaps(torch.from_numpy(self.image_features[rows]))
+        return Pictures.collect(self.index.pixels, rows, frame, self.data.image_size, augmentation)
 
     def _augmentation(self, epoch: Epoch | BalancedDraw, which: np.ndarray) -> Augmentation | None:
         data = self.data

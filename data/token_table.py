@@ -61,17 +61,22 @@ class TokenTable:
         """Texts that fill the limit: at most so many were cut."""
         return int((self.lengths >= self.max_length).sum())
 
-    def encode(self, codes: np.ndarray) -> tuple[TokenBatch, np.ndarray]:
-        """Distinct questions among `codes` (Q,), padded to the longest; and for each code its place among them, (Q,) int64."""
+    def encode(self, codes: np.ndarray, states: np.ndarray | None = None) -> tuple[TokenBatch, np.ndarray]:
+        """Distinct questions among `codes` (Q,), padded to the longest; and for each code its place among them, (Q,) int64.
+
+        `states`, (n, width) float16, are what an encoder makes of the word pieces of this table; the batch gets its own.
+        """
         distinct, place = np.unique(codes, return_inverse=True)
         start = self.offsets[distinct]
         lengths = self.offsets[distinct.astype(np.int64) + 1] - start
         mask = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
         ids = np.full(mask.shape, self.pad, dtype=np.int64)
-        ids[mask] = self.ids[ranges(start, lengths)[0]]
+        pieces = ranges(start, lengths)[0]
+        ids[mask] = self.ids[pieces]
         place = place.reshape(-1)
         tensors = torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
-        return TokenBatch(*tensors, int(lengths.sum()), int(lengths[place].sum())), place
+        known = None if states is None else torch.from_numpy(states[pieces])
+        return TokenBatch(*tensors, int(lengths.sum()), int(lengths[place].sum()), known), place
 
 
 def _tokenise(index: Index, tokenizer, max_length: int) -> tuple[np.ndarray, np.ndarray]:
