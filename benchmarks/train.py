@@ -6,7 +6,6 @@ of their own. All of them answer questions of the same composed release.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from benchmarks.as_written import (
     write_films,
 )
 from benchmarks.baseline import PerQuestionModel, per_question_loss
-from benchmarks.compose import QBA, Composition, compose
+from benchmarks.compose import LEAST_STUDIES, QBA, STUDIES_PER_FILM, Composition, compose
 from benchmarks.flops import COUNTED, counted_flops
 from benchmarks.others import Other
 from benchmarks.ours import (
@@ -42,7 +41,7 @@ from benchmarks.ours import (
     tokenizer_of,
     twin,
 )
-from benchmarks.report import Section
+from benchmarks.report import CLOCKS, Section, row_ratio
 from benchmarks.session import Session
 from benchmarks.timing import Measured, Variant
 from configs.fast_path import FAST_PATH, FastPath
@@ -64,7 +63,10 @@ COMPILED_STEPS = (4, 12)
 def run(session: Session) -> Iterator[Section]:
     """The tables that the options ask for."""
     bench = TrainBench(session)
-    yield bench.steps()
+    steps = bench.steps()
+    yield steps
+    if session.args.against:
+        yield times_as_many(steps.measured, len(bench.settings))
     if session.args.switches:
         yield bench.switches()
     if session.args.against_loader:
@@ -350,24 +352,36 @@ class TrainBench:
         )
 
     def compilations(self) -> Section:
-        """How often code is compiled after the first steps, with batches of the real loader in all their shapes."""
-        composition = copy.copy(self.reference.composition)
-        more = compose(self.session, 4 * composition.films, composition.questions, self.args.distinct, self.micro_batch)
-        dataset = dataset_of(more.config, self.session.index(more.config), self.tokenizer)
-        stream = endless_windows(dataset, composition.films, self.micro_batch, 0)
+        """How often code is compiled after the first steps, with the batches that the real loader makes of generated data:
+        films with few and with many questions, short and long ones."""
+        films = self.args.images
+        config = self.session.with_release(max(LEAST_STUDIES, STUDIES_PER_FILM * films))
+        config.data.questions_per_image = self.reference.composition.questions
+        dataset = dataset_of(config, self.session.index(config), self.tokenizer)
+        stream = endless_windows(dataset, films, self.micro_batch, 0)
         counts, shapes = [], set()
         for number in COMPILED_STEPS:
             before = compiled_graphs()
             for _ in range(number):
                 window = next(stream)
-                shapes |= {tuple(batch.questions.input_ids.shape) for batch in window.batches}
+                shapes |= {(len(batch.head), *batch.questions.input_ids.shape) for batch in window.batches}
                 self.compiled.step(window)
             counts.append(compiled_graphs() - before)
         rows = [
             {"": name, "steps": steps, "compiled graphs": count}
             for name, steps, count in zip(("warm-up", "after it"), COMPILED_STEPS, counts, strict=True)
         ]
-        return Section("recompilations", rows=rows, facts={"different shapes of questions": len(shapes)})
+        return Section("recompilations", rows=rows, facts={"batches of different shapes": len(shapes)})
+
+
+def times_as_many(measured: list[Measured], ours: int) -> Section:
+    """Our questions a second (the first `ours` variants) by those of each other design."""
+    rows = [
+        {"": other.name}
+        | {f"{one.name}, {clock}": row_ratio(one, other, clock) for one in measured[:ours] for clock in CLOCKS}
+        for other in measured[ours:]
+    ]
+    return Section("ours by each of the others, questions a second", rows=rows)
 
 
 def _share(waited: list[float], measured: Measured) -> float:
