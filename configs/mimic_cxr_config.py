@@ -134,7 +134,7 @@ class TrainingConfig:
     """auto (bf16 where the hardware has it, else fp16 on a GPU, else fp32), bf16, fp16 or fp32."""
     gradient_checkpointing: bool = True
     compile: bool = False
-    """`torch.compile` encoders and fusion, once for each of their input's numbers of dimensions."""
+    """`torch.compile` encoders and fusion. It takes minutes in the first passes; later on nothing is compiled."""
     fast_path_off: list[str] = field(default_factory=list)
     """Switches of `configs.fast_path.FastPath` that are off, to measure what they bring; results stay the same."""
     hub_model_id: str = ""

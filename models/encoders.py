@@ -197,6 +197,11 @@ PACKABLE = ("bert",)
 whose attention knows nothing but queries, keys, values and the mask."""
 
 
+MULTIPLE = {"cuda": 8}
+"""Device -> multiple of the width of unpacked tokens. Of other widths a GPU's attention kernels copy the mask in each layer,
+and compiled code is of one of both kinds."""
+
+
 class QuestionEncoder(Switchable):
     """BERT-type encoder and, where widths differ, a projection to `hidden_dim`. No pooler."""
 
@@ -216,13 +221,14 @@ class QuestionEncoder(Switchable):
 
     def forward(self, questions: TokenBatch) -> Tensor:
         """U distinct questions -> (U, T, D). States of padding are arbitrary: mask them."""
-        return self.encode(questions).padded()
+        return self.encode(questions).padded()[:, : questions.input_ids.shape[1]]
 
     def encode(self, questions: TokenBatch) -> TokenStates:
         """U distinct questions -> the states of their P tokens."""
         ids, mask = questions.input_ids, questions.attention_mask
-        if not self.fast.short_padding and (missing := self.longest - ids.shape[1]) > 0:
-            ids, mask = F.pad(ids, (0, missing)), F.pad(mask, (0, missing))
+        more = self._width(ids) - ids.shape[1]
+        if more:
+            ids, mask = F.pad(ids, (0, more)), F.pad(mask, (0, more))
         packing = Packing.of(mask, keep_padding=not self.fast.packed_tokens)
         if self.packable:
             states = self._packed(packing.pack(ids), packing)
@@ -234,15 +240,26 @@ class QuestionEncoder(Switchable):
         """(P,) word pieces -> (P, width of the encoder)."""
         row = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "position_ids": packing.columns()}
         row = {name: values[None] for name, values in row.items()}
-        return self.model(**row, packing=packing, fused=self.fast.fused_attention).last_hidden_state[0]
+        options = {"packing": packing, "fused": self.fast.fused_attention, "use_cache": False}
+        return self.model(**row, **options).last_hidden_state[0]
+
+    def _width(self, ids: Tensor) -> int:
+        """The width of the table that tokens are unpacked to or, without packing, of what is computed."""
+        longest = ids.shape[1] if self.fast.short_padding else max(ids.shape[1], self.longest)
+        multiple = MULTIPLE.get(ids.device.type, 1) if self.packs else 1
+        return -(-longest // multiple) * multiple
+
+    @property
+    def packs(self) -> bool:
+        """Whether padding is left out."""
+        return self.packable and self.fast.packed_tokens
 
     def efficiency(self, questions: TokenBatch) -> float:
         """Share of real ones among the tokens that the encoder computes for these questions."""
-        real, padded = int(questions.attention_mask.sum()), questions.attention_mask.numel()
-        if self.packable and self.fast.packed_tokens:
+        if self.packs:
             return 1.0
-        width = questions.attention_mask.shape[1] if self.fast.short_padding else self.longest
-        return real / max(padded, len(questions.attention_mask) * width)
+        real = int(questions.attention_mask.sum())
+        return real / (len(questions.input_ids) * self._width(questions.input_ids))
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Trade time for memory."""

@@ -23,6 +23,7 @@ from configs.mimic_cxr_config import Config, ModelConfig
 from data.batch import SceneGraph, TokenBatch
 from data.vocabulary import Vocabulary
 from models import model_folder
+from models.compiling import Compiled
 from models.encoders import (
     ImageEncoder,
     ImageFeatures,
@@ -78,6 +79,8 @@ class Copies:
 
 class SSGVQA(Switchable):
     """Visual question answering on chest X-rays from pixels and a scene graph that is itself read from the pixels."""
+
+    compiled: Compiled | None = None
 
     def __init__(
         self,
@@ -177,6 +180,8 @@ class SSGVQA(Switchable):
         `graph` is "predicted", "none", a `SceneGraph`, or a function that makes one from the prediction (graph dropout
         in training, where some images are given the report's graph or none).
         """
+        if self.training and self.compiled:
+            self.compiled.before_pass((len(images), *questions.input_ids.shape, len(question_of)))
         if not self.fast.shared_images:
             return self._forward_copies(images, questions, question_of, image_of, graph)
         features = self.encode_images(images)
@@ -202,6 +207,14 @@ class SSGVQA(Switchable):
         self.image_encoder.set_gradient_checkpointing(enable)
         self.question_encoder.set_gradient_checkpointing(enable)
         self.fusion.checkpointing = enable
+
+    def compile_parts(self, **options) -> None:
+        """`torch.compile` what takes most of the time; see `models.compiling`. `options` are those of `torch.compile`."""
+        of_images = [self.image_encoder.backbone, self.region_predictor]
+        of_questions = [self.question_encoder.model, *self.fusion.parts_for_each_question()]
+        if self.reader is not None:
+            of_questions.append(self.reader)
+        self.compiled = Compiled(of_images, of_questions, **options)
 
     def pretrained_modules(self) -> list[nn.Module]:
         """The parts that start from pretrained weights unless `pretrained` is false."""

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from configs.mimic_cxr_config import Config, ModelConfig
 from data.batch import TokenBatch
 from models import model_folder
+from models.compiling import Compiled
 from models.encoders import QuestionEncoder, build_text_model, text_model_from_config
 from models.heads import AnswerHeads
 from models.layers import Mlp, Switchable, masked_mean
@@ -18,6 +19,8 @@ from models.layers import Mlp, Switchable, masked_mean
 
 class QuestionOnly(Switchable):
     """Question encoder and answer heads of the same kind as `SSGVQA`'s; no image and no graph."""
+
+    compiled: Compiled | None = None
 
     def __init__(self, config: ModelConfig, question_encoder: QuestionEncoder):
         super().__init__()
@@ -35,6 +38,8 @@ class QuestionOnly(Switchable):
 
     def forward(self, questions: TokenBatch, question_of: Tensor) -> dict[str, Tensor]:
         """U distinct questions and (Q,) int64 numbers of them -> head name -> (Q, classes) logits."""
+        if self.training and self.compiled:
+            self.compiled.before_pass((*questions.input_ids.shape, len(question_of)))
         texts = self.question_encoder.encode(questions)
         mean = masked_mean(texts.padded(), texts.packing.mask)
         state = self.norm(self.mix(torch.cat([texts.first(), mean], dim=-1)))
@@ -43,6 +48,10 @@ class QuestionOnly(Switchable):
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Recompute the encoder's activations in the backward pass."""
         self.question_encoder.set_gradient_checkpointing(enable)
+
+    def compile_parts(self, **options) -> None:
+        """As `SSGVQA.compile_parts`."""
+        self.compiled = Compiled([], [self.question_encoder.model], **options)
 
     def pretrained_modules(self) -> list[nn.Module]:
         """The part that starts from pretrained weights unless `pretrained` is false."""

@@ -213,6 +213,10 @@ class SimFusion(Switchable):
         exists = graph.exists.index_select(0, image_of)[:, None, None]
         return torch.where(exists, memory, self.no_graph.weight.to(memory.dtype))
 
+    def parts_for_each_question(self) -> list[nn.Module]:
+        """Where the time goes that each question takes."""
+        return [self.grounding, self.update, *self.layers]
+
     def _run(self, function, *arguments):
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(function, *arguments, use_reentrant=False)
@@ -258,6 +262,10 @@ class ConcatFusion(Switchable):
                 state = layer(state, mask, last)
         return Fused(self.norm(state[:, 0]), nodes.index_select(0, image_of))
 
+    def parts_for_each_question(self) -> list[nn.Module]:
+        """As `SimFusion.parts_for_each_question`."""
+        return list(self.layers)
+
     def _image_part(self, features: ImageFeatures, graph: SceneGraph) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 1 + N + R, D) tokens, their (B, 1 + N + R) mask, (B, R, D) nodes; without a graph one token is all nodes."""
         roi = roi_features(features.feature_map, graph.boxes, self.fast.roi_matrix)
@@ -287,6 +295,10 @@ class GlobalFusion(nn.Module):
         question = texts.first().index_select(0, question_of)
         image = features.global_token.index_select(0, image_of)
         return Fused(self.norm(self.mix(torch.cat([question, image], dim=-1))))
+
+    def parts_for_each_question(self) -> list[nn.Module]:
+        """As `SimFusion.parts_for_each_question`."""
+        return [self.mix]
 
 
 def build_fusion(config: ModelConfig, num_entities: int, num_region_rows: int) -> nn.Module:

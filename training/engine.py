@@ -252,8 +252,7 @@ def prepare_model(config: TrainingConfig, model: nn.Module, processes: Processes
     if config.gradient_checkpointing:
         model.set_gradient_checkpointing(True)
     if config.compile:
-        for encoder in model.pretrained_modules():
-            encoder.compile()
+        model.compile_parts()
     return model
 
 
