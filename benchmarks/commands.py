@@ -70,6 +70,12 @@ _DATA = Command(
         ),
         option("--images", "of a batch (default: 64)", type=positive, default=64),
         option("--films", "of original size, for the design as written (default: 8)", type=positive, default=8),
+        option(
+            "--study_questions",
+            "in a study's JSON file, for the design as written (default: 186, as in MIMIC-Ext-CXR-QBA)",
+            type=positive,
+            default=186,
+        ),
         option("--workers", "processes of the loader (default: up to twice the cores)", type=numbers, default=[]),
         option("--stores", "kinds of image store: raw,jpeg", type=chosen("raw", "jpeg"), default=["raw", "jpeg"]),
         option(

@@ -69,7 +69,7 @@ def _index(session: Session, kind: str) -> Index:
 def _films(session: Session) -> tuple[Composition, Path]:
     """Films of original size with their questions and scene graphs."""
     number = session.args.films
-    composed = compose(session, number, session.config.data.questions_per_image, DISTINCT, number)
+    composed = compose(session, number, session.args.study_questions, DISTINCT, number)
     folder = session.workdir / f"films-{composed.folder.name}"
     write_films(composed, number, folder)
     return composed, folder

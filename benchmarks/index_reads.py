@@ -22,6 +22,8 @@ from data.token_table import TokenTable
 
 ROWS = 1280
 """Questions read in one go: 64 images with 20 each"""
+MOST_CONVERTED = 2_000_000
+"""Questions that are given to Hugging Face datasets, as strings"""
 PARSED = 30
 """Questions that are parsed one by one in one call"""
 VISITS = 64
@@ -70,10 +72,14 @@ def random_rows(session: Session, index: Index, tokens: TokenTable, qa: Path) ->
     notes = []
     if find_spec("datasets"):
         table = for_datasets(index, session.workdir / f"datasets-{index.fingerprint}")
-        variants.append(Variant("Hugging Face datasets[list]", lambda r: table[r.tolist()], ROWS, prepare=drawn))
-        variants.append(
-            Variant("Hugging Face datasets[i]", lambda r: [table[int(i)] for i in r[:100]], 100, prepare=drawn)
-        )
+
+        def drawn_there() -> list[int]:
+            return (drawn() % len(table)).tolist()
+
+        variants += [
+            Variant("Hugging Face datasets[list]", lambda rows: table[rows], ROWS, prepare=drawn_there),
+            Variant("Hugging Face datasets[i]", lambda rows: [table[i] for i in rows[:100]], 100, prepare=drawn_there),
+        ]
     else:
         notes.append("Hugging Face datasets is not installed: pip install -r requirements-benchmark.txt adds its rows.")
     return Section(
@@ -103,14 +109,14 @@ def zip_reader(qa: Path, rng: np.random.Generator) -> tuple[Callable[[], None], 
 
 
 def for_datasets(index: Index, folder: Path):
-    """The questions of an index as a Hugging Face data set on disk, memory-mapped."""
+    """The questions of an index, at most `MOST_CONVERTED`, as a Hugging Face data set on disk, memory-mapped."""
     import datasets
 
     if not folder.exists():
         texts = pa.array(index.texts(np.arange(index.num_texts)))
-        columns = {name: pa.array(index.questions[name]) for name in COLUMNS}
-        question = texts.take(pa.array(index.questions["text"]))
-        datasets.Dataset(pa.table(columns | {"question": question})).save_to_disk(str(folder))
+        first = {name: pa.array(index.questions[name][:MOST_CONVERTED]) for name in (*COLUMNS, "text")}
+        question = texts.take(first.pop("text"))
+        datasets.Dataset(pa.table(first | {"question": question})).save_to_disk(str(folder))
     return datasets.load_from_disk(str(folder))
 
 

@@ -135,18 +135,8 @@ def tables(sections, machine):
 
 
 def test_data_path_is_measured_part_by_part(tmp_path):
-    options = [
-        "--questions",
-        "2000",
-        "--sizes",
-        "1000,2000",
-        "--images",
-        "4",
-        "--workers",
-        "0,1",
-        "--pass_seconds",
-        "2",
-    ]
+    options = ["--questions", "2000", "--sizes", "1000,2000", "--images", "4", "--workers", "0,1"]
+    options += ["--pass_seconds", "2", "--films", "1", "--study_questions", "20"]
     session = session_of(tmp_path, "data", *options)
     found = tables(benchmarks.data.run(session), session.machine)
     assert found["Opening an index"] == ["1,000 questions", "2,000 questions"]
