@@ -132,10 +132,7 @@ class ImageEncoder(Switchable):
 
     def forward(self, images: Tensor) -> ImageFeatures:
         """(B, 1, S, S) uint8; S a multiple of the stride."""
-        raw = self._feature_map(self.normalised(images.float()))
-        if not self.spec.channels_last:
-            raw = raw.permute(0, 2, 3, 1)
-        features = self.norm(self.project(raw))
+        features = self.norm(self.project(self.backbone_map(images)))
         height, width = features.shape[1:3]
         cells = features.flatten(1, 2)
         pooled = torch.cat([cells.mean(1), cells.amax(1)], dim=-1)
@@ -146,7 +143,12 @@ class ImageEncoder(Switchable):
             pooled=pooled,
         )
 
-    def _feature_map(self, pixels: Tensor) -> Tensor:
+    def backbone_map(self, images: Tensor) -> Tensor:
+        """(B, 1, S, S) grey levels -> (B, h, w, C), as the backbone gives it."""
+        raw = self._raw_map(self.normalised(images.float()))
+        return raw if self.spec.channels_last else raw.permute(0, 2, 3, 1)
+
+    def _raw_map(self, pixels: Tensor) -> Tensor:
         if self.fast.one_channel_stem:
             return self.backbone(pixels.contiguous(memory_format=self._layout))[0]
         stem = f"{self._stem}.weight"
@@ -225,19 +227,26 @@ class QuestionEncoder(Switchable):
 
     def encode(self, questions: TokenBatch) -> TokenStates:
         """U distinct questions -> the states of their P tokens."""
+        states, packing = self._states(questions)
+        return TokenStates(self.project(states), packing, questions.asked)
+
+    def token_states(self, questions: TokenBatch) -> Tensor:
+        """What the encoder itself makes of U distinct questions: (P, width), row by row without padding."""
+        states, packing = self._states(questions)
+        return states if packing.place is not None else states[packing.mask.flatten()]
+
+    def _states(self, questions: TokenBatch) -> tuple[Tensor, Packing]:
         ids, mask = questions.input_ids, questions.attention_mask
         more = self._width(ids) - ids.shape[1]
         if more:
             ids, mask = F.pad(ids, (0, more)), F.pad(mask, (0, more))
-        packing = Packing.of(mask, keep_padding=not self.fast.packed_tokens)
+        packing = Packing.of(mask, not self.fast.packed_tokens, questions.real)
         if self.packable:
-            states = self._packed(packing.pack(ids), packing)
-        else:
-            states = packing.pack(self.model(input_ids=ids, attention_mask=mask).last_hidden_state)
-        return TokenStates(self.project(states), packing)
+            return self._packed(packing.pack(ids), packing), packing
+        return packing.pack(self.model(input_ids=ids, attention_mask=mask).last_hidden_state), packing
 
     def _packed(self, ids: Tensor, packing: Packing) -> Tensor:
-        """(P,) word pieces -> (P, width of the encoder)."""
+        """(P,) word pieces -> (P, width)."""
         row = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "position_ids": packing.columns()}
         row = {name: values[None] for name, values in row.items()}
         options = {"packing": packing, "fused": self.fast.fused_attention, "use_cache": False}

@@ -21,10 +21,10 @@ class Packing:
     """(P,) int64 in the flat table, in its order; None: padding is kept, and all N * T places are tokens"""
 
     @staticmethod
-    def of(mask: Tensor, keep_padding: bool = False) -> Packing:
-        """The packing of an (N, T) mask of any kind of number, 0 where there is padding."""
+    def of(mask: Tensor, keep_padding: bool = False, real: int | None = None) -> Packing:
+        """The packing of an (N, T) mask of any kind of number, 0 where there is padding; `real`: as in `real_places`."""
         mask = mask.bool()
-        return Packing(mask, None if keep_padding else real_places(mask))
+        return Packing(mask, None if keep_padding else real_places(mask, real))
 
     def pack(self, padded: Tensor) -> Tensor:
         """(N, T, ...) -> (P, ...)."""
@@ -51,9 +51,12 @@ class Packing:
         lengths = self.mask.sum(1)
         return packed.index_select(0, lengths.cumsum(0) - lengths)
 
-    def select(self, texts: Tensor) -> tuple[Packing, Tensor]:
-        """The packing of (Q,) of the texts, in any order and any number of times; and which packed token each token is."""
-        chosen = Packing.of(self.mask.index_select(0, texts), keep_padding=self.place is None)
+    def select(self, texts: Tensor, real: int | None = None) -> tuple[Packing, Tensor]:
+        """The packing of (Q,) of the texts, in any order and any number of times; and which packed token each token is.
+
+        `real`: their tokens, as in `real_places`.
+        """
+        chosen = Packing.of(self.mask.index_select(0, texts), self.place is None, real)
         place, width = chosen._places(), self.mask.shape[1]
         source = texts.index_select(0, place // width) * width + place % width
         if self.place is not None:
@@ -74,6 +77,8 @@ class TokenStates:
     packed: Tensor
     """(P, D)"""
     packing: Packing
+    asked: int | None = None
+    """`TokenBatch.asked`"""
 
     def padded(self) -> Tensor:
         """(N, T, D); what stands in padding is arbitrary."""
@@ -84,9 +89,14 @@ class TokenStates:
         return self.packing.first(self.packed)
 
 
-def real_places(mask: Tensor) -> Tensor:
+def real_places(mask: Tensor, real: int | None) -> Tensor:
     """(N, T) bool -> (P,) int64: the places of True in the flat mask, in order.
 
-    P sizes tensors, so the host must know it. From a mask on a GPU it waits for the device here, and only here.
+    P sizes tensors, so the host must know it. With `real` it does; otherwise it waits for the device here, and only here.
     """
-    return mask.flatten().nonzero().squeeze(1)
+    flat = mask.flatten()
+    if real is None:
+        return flat.nonzero().squeeze(1)
+    if mask.device.type == "cpu" and int(flat.sum()) != real:
+        raise ValueError(f"{int(flat.sum())} tokens are real, not {real}")
+    return flat.nonzero_static(size=real).squeeze(1)

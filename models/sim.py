@@ -184,7 +184,7 @@ class SimFusion(Switchable):
         memory = self._run(self._node_memory, features, graph, grounding, texts, question_of, image_of)
         image = self.image_norm(torch.cat([features.grid, features.global_token[:, None]], dim=1))
         groups = QuestionGroups.of(image_of, len(image), None if self.fast.grouped_attention else 1)
-        packing, source = texts.packing.select(question_of)
+        packing, source = texts.packing.select(question_of, texts.asked)
         state = texts.packed.index_select(0, source)
         for number, layer in enumerate(self.layers, start=1):
             state = self._run(layer, state, packing, image, memory, groups, number == len(self.layers))

@@ -108,14 +108,6 @@ def watched(monkeypatch):
     return watch
 
 
-UNMENDED = pytest.mark.xfail(
-    raises=host_waits.HostWait,
-    strict=True,
-    reason="the box loss selects by a mask (training/loss.py); packed tokens ask for their number (models/packing.py)",
-)
-
-
-@UNMENDED
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_waits_for_nothing(index, tmp_path, watched, precision):
     settings = {"graph_none_fraction": 0.3, "graph_oracle_fraction": 0.3, "gradient_checkpointing": precision == "bf16"}
@@ -124,7 +116,6 @@ def test_a_step_waits_for_nothing(index, tmp_path, watched, precision):
     assert trainer.state.step == 3 and trainer.state.skipped == 0
 
 
-@UNMENDED
 @pytest.mark.parametrize("fusion", ["concat", "none"])
 def test_the_other_fusions_wait_for_nothing(index, tmp_path, watched, fusion):
     config = make_config(tmp_path, max_steps=1)
