@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_backward_flop_count, sdpa_flop_count
 
 COUNTED = "counted"
 """What `Variant.flops_of` says of figures from here"""
@@ -28,17 +28,27 @@ def _attention_backward(grad, query, key, value, *args, out_shape=None, **kwargs
     return sdpa_backward_flop_count(grad, query, key, value)
 
 
-ON_THE_CPU = {
+def _convolution_backward(
+    grad, x, weight, bias, stride, padding, dilation, transposed, output_padding, groups, wanted, out_shape, **kwargs
+) -> int:
+    """The gradients of input and weight each take as many operations as the convolution itself."""
+    return sum(wanted[:2]) * conv_flop_count(x, weight, grad, transposed)
+
+
+FORMULAS = {
+    # PyTorch's formula takes the groups of a depthwise convolution for one, and counts a hundred times too many
+    torch.ops.aten.convolution_backward: _convolution_backward,
+    # fused attention on the CPU, which its counter does not know
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
-"""Fused attention on the CPU, which PyTorch's counter does not know."""
+"""Instead of those of PyTorch's counter, or beside them."""
 
 
 @contextmanager
 def counted_flops() -> Iterator[Count]:
     """Filled in when the block ends. Not for compiled code, which it would compile anew."""
     count = Count()
-    with FlopCounterMode(display=False, custom_mapping=ON_THE_CPU) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         yield count
     count.flops = counter.get_total_flops()

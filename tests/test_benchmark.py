@@ -105,6 +105,18 @@ def test_operations_are_counted():
     assert one.flops_of == "counted"
 
 
+@pytest.mark.parametrize(("groups", "transposed"), [(1, False), (8, False), (4, True)])
+def test_operations_of_convolutions_are_counted_by_groups(groups, transposed):
+    kind = torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d
+    layer, x = kind(8, 8, 3, padding=1, groups=groups), torch.randn(2, 8, 5, 5, requires_grad=True)
+    with counted_flops() as forward:
+        y = layer(x)
+    with counted_flops() as backward:
+        y.sum().backward()
+    assert forward.flops == 2 * 2 * 8 * (8 // groups) * 9 * 25
+    assert backward.flops == 2 * forward.flops
+
+
 def test_shares_of_the_ceilings():
     one = measured_with("a", 2.0)
     one.flops = 1e9
