@@ -152,19 +152,19 @@ class Pictures(TensorGroup):
 
     def render(self) -> Tensor:
         """(B, 1, S, S) float32 grey levels 0..255; black outside the image. Sampled bilinearly, where the tensors are."""
-        centres = (torch.arange(self.size, device=self.pixels.device) + 0.5) / self.size
-        grid = torch.stack([centres.expand(self.size, -1), centres[:, None].expand(-1, self.size)], dim=-1)
-        linear, offset = self.to_source[:, None, :, :2], self.to_source[:, None, None, :, 2]
-        at = (grid @ linear.transpose(-1, -2)) + offset  # (B, S, S, 2)
-        extent = self.extent[:, None, None]
-        inside = ((at >= 0) & (at <= extent)).all(-1)
-        at = torch.minimum(at.clamp(min=0.5), extent - 0.5)  # the outermost pixels reach to the edge
-        height, width = self.pixels.shape[1:]
-        at = torch.stack([at[..., 0] * (2 / width) - 1, at[..., 1] * (2 / height) - 1], dim=-1)
-        sampled = F.grid_sample(self.pixels[:, None].float(), at, align_corners=False)
-        contrast, brightness = self.levels[:, :, None, None, None].unbind(1)
-        shown = (sampled - 127.5) * contrast + 127.5 + 255 * brightness
-        return torch.where(inside[:, None], shown.clamp(0, 255), shown.new_zeros(()))
+        high, wide = self.pixels.shape[1:]
+        contrast, brightness = (level[:, None, None] for level in self.levels.unbind(1))
+        shown = (self.pixels * contrast + ((1 - contrast) * 127.5 + 255 * brightness)).clamp_(0, 255)
+        # levels change inside the image alone
+        shown *= torch.arange(wide, device=shown.device) < self.extent[:, 0, None, None]
+        shown *= torch.arange(high, device=shown.device)[:, None] < self.extent[:, 1, None, None]
+        # PyTorch counts pixels from -1 to 1. A point's place is a sum of its column's and its row's share
+        per_pixel = torch.stack([self.to_source.new_full((), 2 / side) for side in (wide, high)])
+        of_column, of_row, offset = (self.to_source * per_pixel[:, None]).unbind(-1)
+        centres = ((torch.arange(self.size, device=shown.device) + 0.5) / self.size)[:, None]
+        rows = centres * of_row[:, None] + (offset[:, None] - 1)
+        grid = (centres * of_column[:, None])[:, None] + rows[:, :, None]
+        return F.grid_sample(shown[:, None], grid, align_corners=False)
 
 
 def _float(array: np.ndarray) -> Tensor:

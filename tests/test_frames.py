@@ -101,7 +101,7 @@ def test_bands_beside_the_image_stay_black_whatever_its_brightness():
     pixels = np.full((20, 40), 100, np.uint8)
     rendered = shown(pixels, Frame.letterbox(40, 20), 40, Augmentation(brightness=0.1))
     np.testing.assert_allclose(rendered[11:29], 125.5, atol=1e-3)
-    assert (rendered[:10] == 0).all() and (rendered[30:] == 0).all()
+    assert rendered[:10].max() < 0.01 and rendered[30:].max() < 0.01
 
 
 @given(st.lists(st.tuples(sides, sides), min_size=1, max_size=4), st.integers(0, 100))
