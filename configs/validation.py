@@ -126,6 +126,12 @@ def _combinations(config: Config) -> Iterator[tuple[str, str]]:
         yield "training.precision", "contradicts training.fp16 = false: set fp16 to true, or precision to fp32 or auto"
     if training.graph_none_fraction + training.graph_oracle_fraction > 1:
         yield "training.graph_none_fraction", "must leave graph_none_fraction + graph_oracle_fraction <= 1"
+    for name in ("freeze_image_encoder", "freeze_text_encoder"):
+        if getattr(training, name) and not (config.model.pretrained or training.init_from):
+            yield (
+                f"training.{name}",
+                "would keep random weights: set model.pretrained to true, or training.init_from to a model",
+            )
     heads = ("binary", "category", "region", "severity")
     if training.vqa_loss_weight <= 0 or all(getattr(training, f"{head}_head_weight") <= 0 for head in heads):
         yield "training.vqa_loss_weight", "no answer head would learn: give it and at least one *_head_weight"

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModel, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.mimic_cxr_config import ModelConfig
-from data.batch import TensorGroup, TokenBatch
+from data.batch import TokenBatch
+from data.feature_store import FeatureMaps
+from data.tensor_group import TensorGroup
 from models.layers import Mlp, PositionEncoding, Switchable, dot_product_attention
 from models.packing import Packing, TokenStates
 from models.pretrained import load_text_model, load_tokenizer, load_visual, visual_source
@@ -117,7 +119,19 @@ class ImageEncoder(Switchable):
         self.norm = nn.LayerNorm(width)
         self.position = PositionEncoding(width)
         self.global_token = Mlp(2 * width, width, width, config.dropout)
+        self.frozen = False
         self.switched()
+
+    def freeze(self) -> None:
+        """The backbone keeps its weights from here on, without stochastic depth; what follows it is trained."""
+        self.frozen = True
+        self.backbone.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
     def switched(self) -> None:
         if not self.fast.one_channel_stem and self._stem is None:
@@ -130,9 +144,10 @@ class ImageEncoder(Switchable):
     def _layout(self) -> torch.memory_format:
         return torch.channels_last if self.fast.channels_last else torch.contiguous_format
 
-    def forward(self, images: Tensor) -> ImageFeatures:
-        """(B, 1, S, S) uint8; S a multiple of the stride."""
-        features = self.norm(self.project(self.backbone_map(images)))
+    def forward(self, images: Tensor | FeatureMaps) -> ImageFeatures:
+        """(B, 1, S, S) grey levels 0..255, S a multiple of the stride; or what the backbone has made of them before."""
+        raw = images.maps.float() if isinstance(images, FeatureMaps) else self.backbone_map(images)
+        features = self.norm(self.project(raw))
         height, width = features.shape[1:3]
         cells = features.flatten(1, 2)
         pooled = torch.cat([cells.mean(1), cells.amax(1)], dim=-1)
@@ -215,7 +230,19 @@ class QuestionEncoder(Switchable):
         self._own_attention = text_model.config._attn_implementation
         width = text_model.config.hidden_size
         self.project = nn.Linear(width, config.hidden_dim) if width != config.hidden_dim else nn.Identity()
+        self.frozen = False
         self.switched()
+
+    def freeze(self) -> None:
+        """The encoder keeps its weights from here on, without dropout; the projection behind it is trained."""
+        self.frozen = True
+        self.model.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> QuestionEncoder:
+        super().train(mode)
+        if self.frozen:
+            self.model.eval()
+        return self
 
     def switched(self) -> None:
         own = self._own_attention if self.fast.fused_attention else "eager"
@@ -227,13 +254,21 @@ class QuestionEncoder(Switchable):
 
     def encode(self, questions: TokenBatch) -> TokenStates:
         """U distinct questions -> the states of their P tokens."""
-        states, packing = self._states(questions)
+        states, packing = self._states(questions) if questions.states is None else self._known(questions)
         return TokenStates(self.project(states), packing, questions.asked)
 
     def token_states(self, questions: TokenBatch) -> Tensor:
         """What the encoder itself makes of U distinct questions: (P, width), row by row without padding."""
         states, packing = self._states(questions)
         return states if packing.place is not None else states[packing.mask.flatten()]
+
+    def _known(self, questions: TokenBatch) -> tuple[Tensor, Packing]:
+        """The states that come with the questions."""
+        packing = Packing.of(questions.attention_mask, not self.fast.packed_tokens, questions.real)
+        states = questions.states.float()
+        if packing.place is None:
+            states = packing.pack(Packing.of(questions.attention_mask).unpack(states))
+        return states, packing
 
     def _states(self, questions: TokenBatch) -> tuple[Tensor, Packing]:
         ids, mask = questions.input_ids, questions.attention_mask

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.mimic_cxr_config import Config, ModelConfig
 from data.batch import SceneGraph, TokenBatch
+from data.feature_store import FeatureMaps
 from data.vocabulary import Vocabulary
 from models import model_folder
 from models.compiling import Compiled
@@ -134,8 +135,8 @@ class SSGVQA(Switchable):
             model.fusion.grounding.start_from_names(model.fusion.nodes, model.question_encoder, tokenizer, vocabulary)
         return model
 
-    def encode_images(self, images: Tensor) -> ImageFeatures:
-        """(B, 1, S, S) uint8 -> what all questions about these images share."""
+    def encode_images(self, images: Tensor | FeatureMaps) -> ImageFeatures:
+        """(B, 1, S, S) grey levels, or stored features -> what all questions about these images share."""
         return self.image_encoder(images)
 
     def predict_graph(self, features: ImageFeatures) -> GraphPrediction:
@@ -169,7 +170,7 @@ class SSGVQA(Switchable):
 
     def forward(
         self,
-        images: Tensor,
+        images: Tensor | FeatureMaps,
         questions: TokenBatch,
         question_of: Tensor,
         image_of: Tensor,
@@ -191,11 +192,17 @@ class SSGVQA(Switchable):
         return Outputs(logits, self.chexpert(features.pooled), prediction, question_type)
 
     def _forward_copies(
-        self, images: Tensor, questions: TokenBatch, question_of: Tensor, image_of: Tensor, graph: GraphChoice
+        self,
+        images: Tensor | FeatureMaps,
+        questions: TokenBatch,
+        question_of: Tensor,
+        image_of: Tensor,
+        graph: GraphChoice,
     ) -> Outputs:
         """`forward` with an image of its own for each question."""
         copies = Copies.of(image_of, len(images))
-        features = self.encode_images(images.index_select(0, copies.original))
+        each = take(images, copies.original) if isinstance(images, FeatureMaps) else images[copies.original]
+        features = self.encode_images(each)
         prediction = take(self.predict_graph(features), copies.first)
         chosen = take(choose_graph(graph, prediction), copies.original)
         logits, question_type = self.answer(features, chosen, questions, question_of, copies.of_question)

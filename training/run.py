@@ -20,6 +20,7 @@ from models.mimic_vqa_model import SSGVQA
 from models.question_only import QuestionOnly
 from training.checkpoint import list_checkpoints
 from training.engine import Engine, build_engine, global_batch, scaled_learning_rate
+from training.frozen import freeze, read_kept_features
 from training.loss import MultiTaskLoss
 from training.model_card import model_card
 from training.processes import Processes, single
@@ -108,6 +109,8 @@ def prepare(config: Config, processes: Processes | None = None, index: Index | N
     val_data = VQADataset(index, "validate", config.data, tokenizer, train=False, questions_per_image=most, **shared)
     seed_everything(training.seed)  # the weights are a function of the seed, whatever was drawn before
     model = start[0] if start else SSGVQA.build(config.model, index.vocabulary, tokenizer, config.data.image_size)
+    freeze(config, model)
+    read_kept_features(config, model, (train_data, val_data), processes)
     total_steps = count_steps(config, train_data, processes.world_size)
     engine = build_engine(config, model, total_steps, processes)
     return Run(config, index, tokenizer, model, engine, train_data, val_data, total_steps)
@@ -166,6 +169,14 @@ def plan(run: Run) -> list[str]:
         "engine": engine.kind,
         "output": training.output_dir,
     }
+    frozen = {"image encoder": run.train_data.image_features, "text encoder": run.train_data.text_states}
+    frozen = [
+        f"{name}, {'computed each time' if kept is None else f'{kept.nbytes / 1e9:.1f} GB stored'}"
+        for name, kept in frozen.items()
+        if getattr(training, f"freeze_{name.replace(' ', '_')}")
+    ]
+    if frozen:
+        facts["frozen"] = "; ".join(frozen)
     for name, data in (("training", run.train_data), ("validation", run.val_data)):
         if data.token_table.num_cut:
             facts[f"{name} texts"] = (
