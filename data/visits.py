@@ -39,16 +39,17 @@ class QuestionFilter:
                 f"data.question_types: {unknown[0]!r} is no question type; they are {', '.join(TYPE_INDEX)}"
             )
         self.questions = index.questions
-        lowest = 0 if data.quality_grade == "all" else GRADES.index(data.quality_grade)
-        self.good = np.arange(256) >= lowest
-        self.wanted = np.ones(256, dtype=bool)
+        self.lowest_grade = 0 if data.quality_grade == "all" else GRADES.index(data.quality_grade)
+        self.wanted: np.ndarray | None = None
         if data.question_types:
-            self.wanted[:] = False
-            self.wanted[[TYPE_INDEX[t] for t in data.question_types]] = True
+            self.wanted = np.isin(np.arange(256), [TYPE_INDEX[t] for t in data.question_types])
 
     def passes(self, rows: np.ndarray | slice) -> np.ndarray:
         """(n,) bool for rows of the question table."""
-        return self.good[self.questions["grade"][rows]] & self.wanted[self.questions["type"][rows]]
+        passing = self.questions["grade"][rows] >= self.lowest_grade
+        if self.wanted is not None:
+            passing &= self.wanted[self.questions["type"][rows]]
+        return passing
 
 
 class Selection:
@@ -60,44 +61,62 @@ class Selection:
 
     def __init__(self, index: Index, split: str, data: DataConfig, most: int = 0, seed: int = 0):
         self.index, self.filter = index, QuestionFilter(index, data)
-        self._in_split = index.studies["split"] == SPLITS.index(split)
         self._start = index.studies["question_start"].astype(np.int64)
         self._all = index.studies["question_count"].astype(np.int64)
-        self._used = self._count()
+        self._chosen = index.studies["split"] == SPLITS.index(split)
+        self._cut = (-1, 0)  # a study of which not all questions that pass are used, and how many are
+        used = self._count()
         if most:
-            order = np.argsort(uniform(seed, STUDY_SAMPLE, np.arange(len(self._used))), kind="stable")
-            before = np.cumsum(self._used[order]) - self._used[order]
-            self._used[order] = np.clip(most - before, 0, self._used[order])
-        self.studies = np.flatnonzero(self._used)
+            order = np.argsort(uniform(seed, STUDY_SAMPLE, np.arange(len(used))), kind="stable")
+            before = np.cumsum(used[order]) - used[order]
+            passing, used[order] = used.copy(), np.clip(most - before, 0, used[order])
+            self._chosen = used > 0
+            for study in np.flatnonzero(self._chosen & (used < passing)):  # one at most
+                self._cut = int(study), int(used[study])
+        self.studies = np.flatnonzero(used)
         """(S,) rows of the study table, ascending"""
-        self.count = self._used[self.studies]
+        self.count = used[self.studies]
         """(S,) questions of each"""
 
     def _pieces(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        """(first, end) of some studies in a row, and for each of their question rows whether it passes: bool."""
+        """(first, end) of some studies in a row, and for each of their question rows whether it is used: bool."""
         ends = self._start + self._all
         low = 0
         while low < len(ends):
             high = max(low + 1, int(np.searchsorted(ends, self._start[low] + QUESTIONS_AT_ONCE, side="right")))
-            if self._in_split[low:high].any():
-                passing = self.filter.passes(slice(int(self._start[low]), int(ends[high - 1])))
-                yield low, high, passing & np.repeat(self._in_split[low:high], self._all[low:high])
+            chosen = self._chosen[low:high]
+            if chosen.any():
+                used = self.filter.passes(slice(int(self._start[low]), int(ends[high - 1])))
+                if not chosen.all():
+                    used &= np.repeat(chosen, self._all[low:high])
+                study, count = self._cut
+                if low <= study < high:
+                    of_study = used[self._start[study] - self._start[low] :][: self._all[study]]
+                    of_study[np.flatnonzero(of_study)[count:]] = False
+                yield low, high, used
             low = high
 
     def _count(self) -> np.ndarray:
-        used = np.zeros(len(self._all), dtype=np.int64)
-        for low, high, passing in self._pieces():
-            until = np.concatenate([[0], np.cumsum(passing)])
-            ends = np.cumsum(self._all[low:high])
-            used[low:high] = until[ends] - until[ends - self._all[low:high]]
-        return used
+        """(studies of the index,) used questions of each."""
+        count = np.zeros(len(self._all), dtype=np.int64)
+        for low, high, used in self._pieces():
+            asked = low + np.flatnonzero(self._all[low:high])  # reduceat would take a question for a study without any
+            count[asked] = np.add.reduceat(used.view(np.uint8), self._start[asked] - self._start[low], dtype=np.uint32)
+        return count
 
     def chunks(self) -> Iterator[np.ndarray]:
         """Rows of the question table, ascending, about `QUESTIONS_AT_ONCE` at a time."""
-        for low, high, passing in self._pieces():
-            owner = np.repeat(np.arange(low, high), self._all[low:high])[passing]
-            rows = self._start[low] + np.flatnonzero(passing)
-            yield rows[_place_in_group(owner - low) < self._used[owner]]
+        for low, _, used in self._pieces():
+            yield self._start[low] + np.flatnonzero(used)
+
+    def type_counts(self) -> Iterator[np.ndarray]:
+        """(n, types) uint32: questions of each type of some of `studies`, in their order."""
+        types, kinds = self.index.questions["type"], len(QUESTION_TYPES)
+        for low, high, used in self._pieces():
+            cell = np.repeat(np.arange(0, (high - low) * kinds, kinds), self._all[low:high])
+            cell += types[self._start[low] :][: len(used)]
+            counts = np.bincount(cell[used], minlength=(high - low) * kinds).reshape(-1, kinds)
+            yield counts[counts.any(axis=1)].astype(np.uint32)
 
     def candidates(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Question rows of the studies at `places` of `studies`, in order, and for each which of them it belongs to."""
@@ -205,21 +224,21 @@ class BalancedWeights:
     def __init__(self, selection: Selection):
         self.selection = selection
 
-    @cached_property
+    @property
     def of_type(self) -> np.ndarray:
         """(types,) weight of a question by its type."""
-        types = self.selection.index.questions["type"]
-        per_type = sum(np.bincount(types[rows], minlength=len(QUESTION_TYPES)) for rows in self.selection.chunks())
-        head = np.array([HEAD_INDEX.get(kind.head, len(HEAD_INDEX)) for kind in QUESTION_TYPES])
-        types_of_head = np.bincount(head[per_type > 0], minlength=len(HEAD_INDEX) + 1)
-        return 1.0 / np.maximum(per_type * types_of_head[head], 1)
+        return self._weights[0]
 
-    @cached_property
+    @property
     def until(self) -> np.ndarray:
         """(S,) sums of the weights of all studies up to and with each."""
-        questions, studies = self.selection.index.questions, len(self.selection.index.studies["split"])
-        of_study = sum(
-            np.bincount(questions["study"][rows], self.of_type[questions["type"][rows]], minlength=studies)
-            for rows in self.selection.chunks()
-        )
-        return np.cumsum(of_study[self.selection.studies])
+        return self._weights[1]
+
+    @cached_property
+    def _weights(self) -> tuple[np.ndarray, np.ndarray]:
+        counts = list(self.selection.type_counts())
+        per_type = sum(some.sum(0) for some in counts)
+        head = np.array([HEAD_INDEX.get(kind.head, len(HEAD_INDEX)) for kind in QUESTION_TYPES])
+        types_of_head = np.bincount(head[per_type > 0], minlength=len(HEAD_INDEX) + 1)
+        of_type = 1.0 / np.maximum(per_type * types_of_head[head], 1)
+        return of_type, np.cumsum(np.concatenate([some @ of_type for some in counts]))
