@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -80,12 +81,25 @@ class TokenTable:
 
 
 def _tokenise(index: Index, tokenizer, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-    rows: list[list[int]] = []
+    ids, lengths = [], [0]
     for start in range(0, index.num_texts, TEXTS_AT_ONCE):
         texts = index.texts(np.arange(start, min(start + TEXTS_AT_ONCE, index.num_texts)))
-        rows += tokenizer(texts, add_special_tokens=True, truncation=True, max_length=max_length)["input_ids"]
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    return np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]), offsets
+        rows = _encode(tokenizer, texts, max_length)
+        ids.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
+        lengths += map(len, rows)
+    return np.concatenate(ids), np.cumsum(lengths, dtype=np.int64)
+
+
+def _encode(tokenizer, texts: list[str], max_length: int) -> list[list[int]]:
+    """Word pieces of each text, special tokens included."""
+    options = {"add_special_tokens": True, "truncation": True, "max_length": max_length}
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer(texts, **options)["input_ids"]
+    tokenizer(
+        [""], **options
+    )  # truncation and padding stay set in the backend, which alone can leave out masks and offsets
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=True)]
 
 
 def _name(tokenizer, max_length: int) -> str:

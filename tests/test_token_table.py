@@ -8,7 +8,7 @@ import pytest
 from data import token_table
 from data.token_table import TokenTable
 from models.tokenizer import train_tokenizer
-from tests.mini_index import write_mini_index
+from tests.mini_index import WordTokenizer, write_mini_index
 
 TEXTS = ["Is there a nodule?", "Where is the nodule in the left lung?", "How severe?", "Nodule?"]
 
@@ -37,6 +37,24 @@ def test_the_same_as_the_tokenizer_with_each_text_once(index, tokenizer, codes):
     np.testing.assert_array_equal(tokens.attention_mask, wanted["attention_mask"])
     assert [distinct[p] for p in place] == codes
     assert tokens.real == tokens.attention_mask.sum() and tokens.asked == tokens.attention_mask[place].sum()
+
+
+@pytest.mark.parametrize("length", [3, 5, 64])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_each_text_is_cut_as_the_tokenizer_cuts_it(index, tokenizer, length, side, monkeypatch):
+    monkeypatch.setattr(token_table, "TEXTS_AT_ONCE", 3)
+    tokenizer.truncation_side = side
+    tokenizer(TEXTS, padding="max_length", truncation=True, max_length=9)  # how it was used before does not matter
+    table = TokenTable.of(index, tokenizer, length, keep=False)
+    wanted = tokenizer(TEXTS, truncation=True, max_length=length)["input_ids"]
+    assert [ids.tolist() for ids in np.split(table.ids, table.offsets[1:-1])] == wanted
+
+
+def test_a_tokenizer_without_a_backend(index):
+    tokenizer = WordTokenizer()
+    table = TokenTable.of(index, tokenizer, 5, keep=False)
+    wanted = tokenizer(TEXTS, max_length=5)["input_ids"]
+    assert [ids.tolist() for ids in np.split(table.ids, table.offsets[1:-1])] == wanted
 
 
 def test_a_second_start_reads_what_the_first_has_made(index, tokenizer, monkeypatch):

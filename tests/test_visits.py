@@ -72,7 +72,29 @@ def test_most_questions_are_whole_studies_and_part_of_one(tmp_path_factory, stud
     cut = [s for s, n in zip(selection.studies, selection.count, strict=True) if n < everything[int(s)]]
     assert len(cut) <= 1
     rows = np.concatenate([np.zeros(0, int), *selection.chunks()])
-    assert len(rows) == selection.count.sum()
+    by_study = by_hand(index, 0)
+    assert rows.tolist() == [
+        row for s, n in zip(selection.studies, selection.count, strict=True) for row in by_study[int(s)][:n]
+    ]
+    assert rows.tolist() == selection.candidates(np.arange(len(selection.studies)))[0].tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(studies_of, st.sampled_from([("all", 0), ("B", 3)]), st.integers(0, 12), st.integers(1, 20))
+def test_balanced_weights_are_those_of_a_plain_loop(tmp_path_factory, studies, grade, most, at_once):
+    index = index_of(tmp_path_factory.mktemp("i") / "i", studies)
+    if not by_hand(index, grade[1]):
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(visits, "QUESTIONS_AT_ONCE", at_once)
+        selection = Selection(index, "train", DataConfig(quality_grade=grade[0]), most, seed=4)
+        weights = BalancedWeights(selection)
+        until = weights.until
+    types, study = (index.questions[c][np.concatenate(list(selection.chunks()))] for c in ("type", "study"))
+    number = {t: (types == t).sum() for t in np.unique(types)}  # each of these types has a head of its own
+    wanted = [sum(1 / number[t] for t in types[study == s]) for s in selection.studies]
+    np.testing.assert_allclose(np.diff(until, prepend=0), wanted, atol=1e-12)
+    np.testing.assert_allclose(weights.of_type[list(number)], [1 / n for n in number.values()])
 
 
 def test_an_epoch_can_be_entered_anywhere(tmp_path):
