@@ -18,10 +18,11 @@ from itertools import islice
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data.batch import Batch
 from data.mimic_cxr_dataset import VQADataset
+from data.shared_buffers import Receiver, Sender, SharedGroup
 from utils.errors import DataError, UserError
 from utils.interruption import SIGNALS
 
@@ -75,22 +76,30 @@ class _Shares(Dataset):
     """One process's batches of an epoch from visit `start` on, in order, for a loader that asks for them by number.
 
     An error that the user can mend takes the place of its batch: raised in a loader process it would arrive with a
-    traceback for a message.
+    traceback for a message. Batches leave a loader process in shared memory.
     """
 
     def __init__(self, dataset: VQADataset, layout: Layout, epoch: int, start: int):
         self.dataset, self.layout, self.epoch, self.start = dataset, layout, dataset.epoch(epoch), start
         self.left = len(self.epoch) - start
+        self.receiver: int | None = None
+        """Number of the `Receiver` of what loader processes send"""
+        self.sender: Sender | None = None
 
     def __len__(self) -> int:
         full, rest = divmod(self.left, self.layout.visits)
         return full * self.layout.rounds(self.layout.visits) + self.layout.rounds(rest)
 
-    def __getitem__(self, number: int) -> Batch | UserError:
+    def __getitem__(self, number: int) -> Batch | SharedGroup | UserError:
         try:
-            return self._batch(number)
+            batch = self._batch(number)
         except UserError as error:
             return error
+        worker = get_worker_info()
+        if worker is None:
+            return batch
+        self.sender = self.sender or Sender(self.receiver, worker.id)
+        return self.sender.pack(batch)
 
     def _batch(self, number: int) -> Batch:
         if not 0 <= number < len(self):
@@ -130,7 +139,9 @@ def num_batches(dataset: VQADataset, batch_size: int) -> int:
     return -(-dataset.num_visits() // batch_size)
 
 
-def _loader(dataset: VQADataset, batches: Dataset, num_workers: int) -> Iterator[Batch]:
+def _loader(dataset: VQADataset, batches: _Shares, num_workers: int) -> Iterator[Batch]:
+    receiver = Receiver()
+    batches.receiver = receiver.number
     loader = iter(
         DataLoader(
             batches,
@@ -145,15 +156,16 @@ def _loader(dataset: VQADataset, batches: Dataset, num_workers: int) -> Iterator
     )
     atexit.unregister(end_loader_processes)
     atexit.register(end_loader_processes)  # the last to be registered is called first: before PyTorch waits for them
-    return _checked(loader)
+    return _checked(loader, receiver)
 
 
-def _checked(loader: Iterator[Batch | UserError]) -> Iterator[Batch]:
+def _checked(loader: Iterator[Batch | SharedGroup | UserError], receiver: Receiver) -> Iterator[Batch]:
+    """`receiver` is kept for as long as batches may come."""
     with dead_loader_explained():
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
-            yield batch
+            yield batch.open() if isinstance(batch, SharedGroup) else batch
 
 
 @contextmanager
