@@ -4,6 +4,9 @@ import os
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import normalizers, pre_tokenizers
 
 from data import token_table
 from data.token_table import TokenTable
@@ -48,6 +51,61 @@ def test_each_text_is_cut_as_the_tokenizer_cuts_it(index, tokenizer, length, sid
     table = TokenTable.of(index, tokenizer, length, keep=False)
     wanted = tokenizer(TEXTS, truncation=True, max_length=length)["input_ids"]
     assert [ids.tolist() for ids in np.split(table.ids, table.offsets[1:-1])] == wanted
+
+
+ODD = [
+    "is",
+    "Nodule",
+    "(left)",
+    "x-ray?",
+    "",
+    "\t",
+    "é",
+    "e\u0301",
+    "\u0301",
+    "肺炎",
+    "[SEP]",
+    "a[MASK]b",
+    "\u00a0",
+    "\u200b",
+]
+"""What may stand between two spaces"""
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from(ODD), max_size=8).map(" ".join), min_size=1, max_size=6, unique=True), st.data()
+)
+def test_whatever_stands_in_a_text(tmp_path_factory, texts, data):
+    length = data.draw(st.sampled_from([3, 6, 64]))
+    questions = [("D02_has_finding", text, 1, 5) for text in texts]
+    index = write_mini_index(tmp_path_factory.mktemp("i") / "i", [{"split": "train", "questions": questions}])
+    tokenizer = data.draw(st.sampled_from([word_pieces, lower_case, spaces_belong_to_words, phrase_of_two_words]))()
+    table = TokenTable.of(index, tokenizer, length, keep=False)
+    wanted = tokenizer(texts, truncation=True, max_length=length)["input_ids"]
+    assert [ids.tolist() for ids in np.split(table.ids, table.offsets[1:-1])] == wanted
+
+
+def word_pieces():
+    return train_tokenizer([*TEXTS, "肺 é ( x -"], 64)
+
+
+def lower_case():
+    tokenizer = word_pieces()
+    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    return tokenizer
+
+
+def spaces_belong_to_words():
+    tokenizer = word_pieces()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("e")
+    return tokenizer
+
+
+def phrase_of_two_words():
+    tokenizer = word_pieces()
+    tokenizer.add_tokens(["is Nodule"])
+    return tokenizer
 
 
 def test_a_tokenizer_without_a_backend(index):
