@@ -101,9 +101,7 @@ def _encode(tokenizer, texts: list[str], max_length: int) -> list[list[int]]:
         return tokenizer(texts, **options)["input_ids"]
     if _cuts_at_spaces(tokenizer):
         return _encode_words(tokenizer, texts, max_length)
-    tokenizer(
-        [""], **options
-    )  # sets truncation and padding of the backend, which alone can leave out masks and offsets
+    tokenizer([""], **options)  # sets them in the backend, which alone can leave out masks and offsets
     return [encoding.ids for encoding in backend.encode_batch_fast(texts)]
 
 
