@@ -24,7 +24,7 @@ from utils.errors import DataError
 def in_epoch(trainer, epoch: int, action) -> None:
     """Call `action` in the process that loads the first batch of an epoch."""
     batch = trainer.train_data.batch
-    trainer.train_data.batch = lambda *args: (args[-1] == epoch and action(), batch(*args))[1]
+    trainer.train_data.batch = lambda visits, which: (visits.number == epoch and action(), batch(visits, which))[1]
 
 
 def with_workers(output: Path, **training):
