@@ -101,10 +101,13 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
+WITH_SUBCOMMANDS = ["scripts/benchmark.py"]
+
+
 @cache
-def help_of(script: str) -> str:
-    done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout
+def help_of(script: str, *subcommand: str) -> str:
+    command = [sys.executable, script, *subcommand, "--help"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def command_problem(words: list[str]) -> str | None:
@@ -122,7 +125,7 @@ def command_problem(words: list[str]) -> str | None:
     if not script.is_file():
         return f"{name} does not exist"
     if words[0] == "python" and words[1] != "-m":
-        known = help_of(name)
+        known = help_of(name, *(word for word in words[2:3] if name in WITH_SUBCOMMANDS))
     else:
         known = script.read_text(encoding="utf-8")
         if "exec python -m scripts.launch" in known:
