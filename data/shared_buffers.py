@@ -9,6 +9,7 @@ as batches were in use at the same time.
 from __future__ import annotations
 
 import itertools
+import mmap
 import os
 import weakref
 from dataclasses import dataclass
@@ -92,6 +93,8 @@ class SharedGroup:
         buffers, key = _receivers[self.receiver].buffers, (self.worker, self.number)
         if self.buffer is not None:
             buffers[key] = self.buffer.numpy()
+            # all pages are mapped now: the system counts those that only one process has mapped as that one's own memory
+            buffers[key][:: mmap.PAGESIZE].max()
         whole = buffers[key]
         own = whole[HEADER : HEADER + self.size]
         # PyTorch keeps this array for as long as a tensor has its memory
