@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from utils.errors import DataError
 
@@ -26,6 +26,17 @@ _SCAN, _END = b"\xff\xda", b"\xff\xd9"
 """Markers in a JPEG: here pixels begin; here the image ends. Neither occurs among the pixels."""
 _PNG_END = b"IEND\xaeB`\x82"
 """The last chunk of a PNG, which is empty, with its checksum."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> how the stored picture is to be turned. `ImageOps.exif_transpose` refuses some embedded previews."""
+_SIDES_CHANGE = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 _GREY_MODES = {"L", "RGB", "RGBA", "LA", "P", "CMYK", "YCbCr", "1"}
 
 
@@ -95,7 +106,7 @@ def _to_grey(image: Image.Image, shorter_side: int) -> tuple[np.ndarray, int, in
         raise ValueError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
     if min(width, height) < MIN_SIDE:
         raise ValueError(f"{width}x{height} pixels are no film")
-    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     if shorter_side:
         # JPEG can be decoded at 1/2, 1/4, 1/8; twice the target keeps the resampling below free of aliasing
         image.draft("L", (2 * shorter_side, 2 * shorter_side))
@@ -106,8 +117,9 @@ def _to_grey(image: Image.Image, shorter_side: int) -> tuple[np.ndarray, int, in
         size = round(width * scale), round(height * scale)
         # the last column and row of a JPEG decoded at a part of its size reach beyond the film
         image = image.resize(size, Image.Resampling.BICUBIC, box=(0, 0, width / decoded, height / decoded))
-    image = ImageOps.exif_transpose(image)
-    if turned:
+    if turn is not None:
+        image = image.transpose(turn)
+    if turn in _SIDES_CHANGE:
         width, height = height, width
     return np.asarray(image), width, height
 
