@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -16,15 +18,16 @@ def train_tokenizer(texts: Iterable[str], max_length: int, most: int = MOST_PIEC
     """A BERT-type tokenizer whose pieces are the texts' words and letters; the same texts in any order give the same.
 
     The word-piece trainer of `tokenizers` breaks ties at random from process to process, so the vocabulary is put
-    together from the library's word counts: special tokens, every letter (alone and inside a word), then the most
-    frequent words until there are `most` pieces.
+    together from word counts: special tokens, every letter (alone and inside a word), then the most frequent words until
+    there are `most` pieces.
     """
-    distinct = sorted(set(texts))
     normalizer, splitter = normalizers.BertNormalizer(lowercase=False), pre_tokenizers.BertPreTokenizer()
-    counter = Tokenizer(models.WordLevel())
-    counter.normalizer, counter.pre_tokenizer = normalizer, splitter
-    counter.train_from_iterator(distinct, trainers.WordLevelTrainer(vocab_size=10**6, show_progress=False))
-    words = sorted(counter.get_vocab(), key=counter.get_vocab().get)  # by frequency, then alphabet
+    counts: Counter[str] = Counter()
+    # each word is split once, however often it occurs
+    for word, times in Counter(chain.from_iterable(text.split(" ") for text in set(texts))).items():
+        for part, _ in splitter.pre_tokenize_str(normalizer.normalize_str(word)):
+            counts[part] += times
+    words = sorted(counts, key=lambda word: (-counts[word], word))
     letters = sorted({letter for word in words for letter in word})
     pieces = [*SPECIAL, *letters, *(PREFIX + letter for letter in letters), *words]
     pieces = list(dict.fromkeys(pieces))[:most]
