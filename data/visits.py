@@ -199,6 +199,7 @@ class BalancedDraw:
 
     def __init__(self, selection: Selection, most: int, seed: int, number: int, weights: BalancedWeights):
         self.selection, self.most, self.seed, self.number, self.weights = selection, most, seed, number, weights
+        self._until = weights.until  # made here, before loader processes start, and not in each of them
         self._visits = int((-(-selection.count // most)).sum())
 
     def __len__(self) -> int:
@@ -207,8 +208,8 @@ class BalancedDraw:
     def select(self, which: np.ndarray) -> Visits:
         """The visits with these numbers, (n,) in [0, V)."""
         selection, weights = self.selection, self.weights
-        drawn = uniform(self.seed, STUDY_DRAW, self.number, which) * weights.until[-1]
-        place = np.searchsorted(weights.until, drawn, side="right").clip(max=len(weights.until) - 1)
+        drawn = uniform(self.seed, STUDY_DRAW, self.number, which) * self._until[-1]
+        place = np.searchsorted(self._until, drawn, side="right").clip(max=len(self._until) - 1)
         rows, owner = selection.candidates(place)
         # the largest keys u^(1/w) are a draw without replacement in proportion to the weights (Efraimidis and Spirakis 2006)
         u = uniform(self.seed, QUESTION_ORDER, self.number, which[owner], rows)
