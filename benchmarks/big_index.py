@@ -26,20 +26,11 @@ from data.index import Index, open_index
 from data.index.store import COLUMNS, FORMAT, META, PROBLEMS, SPLITS, write_table
 from data.label_space import CHEXPERT, GRADES, HEAD_INDEX, QUESTION_TYPES, REGIONS, Head
 from data.vocabulary import RESERVED
+from training.probe.costs import RATED
 from utils.utils import atomic_directory, write_json
 
 QUESTIONS_PER_STUDY = 134
 """Of grade B or better."""
-GRADE_TOTALS = {
-    "A++": 1_368_001,
-    "A+": 1_115_789,
-    "A": 5_347_580,
-    "B": 24_812_681,
-    "C": 700_747,
-    "D": 547_763,
-    "": 8_280_266,
-}
-"""Questions of each grade in the data set."""
 STUDIES_PER_PATIENT = 3
 SECOND_IMAGE_SHARE = 0.1
 """Studies with two frontal films."""
@@ -107,8 +98,8 @@ class Plan:
 
     def __init__(self, questions: int, seed: int, side: int, image_store: str):
         self.questions, self.seed, self.side, self.image_store = questions, seed, side, image_store
-        good = sum(n for grade, n in GRADE_TOTALS.items() if GRADES.index(grade) >= _GOOD)
-        self.num_questions = questions + round(questions * (sum(GRADE_TOTALS.values()) - good) / good)
+        good = sum(n for grade, n in RATED.items() if grade != "all" and GRADES.index(grade) >= _GOOD)
+        self.num_questions = questions + round(questions * (sum(RATED.values()) - good) / good)
         self.num_studies = max(3 * STUDIES_PER_PATIENT, round(questions / QUESTIONS_PER_STUDY))
         rng = np.random.default_rng([seed, 0])
         # sizes of studies differ as they do in real life: many with half the mean, some with three times as many
@@ -208,7 +199,7 @@ class Chunk:
         grades = np.empty(total, np.uint8)
         for chosen, fits in ((~is_low, lambda g: g >= _GOOD), (is_low, lambda g: g < _GOOD)):
             codes = [i for i, grade in enumerate(GRADES) if fits(i)]
-            shares = np.array([GRADE_TOTALS[GRADES[i]] for i in codes], float)
+            shares = np.array([RATED[GRADES[i] or "all"] for i in codes], float)
             grades[chosen] = self.rng.choice(codes, size=int(chosen.sum()), p=shares / shares.sum())
         return grades
 

@@ -23,12 +23,12 @@ from benchmarks.timing import Variant
 from configs.mimic_cxr_config import Config
 from data.batch import TokenBatch
 from data.index import Index
-from data.mimic_cxr_dataset import VQADataset
 from models.encoders import QuestionEncoder, text_model_from_config
 from models.mimic_vqa_model import SSGVQA
 from models.question_only import QuestionOnly
 from models.tokenizer import train_tokenizer
 from training.evaluation import evaluate
+from training.evaluation_run import questions_of_split
 from utils.hardware_utils import cpu_has_bf16
 from utils.utils import seed_everything
 
@@ -133,7 +133,7 @@ def evaluation(session: Session, studies: int) -> Section:
     index = session.index(config)
     tokenizer = train_tokenizer(index.texts(np.arange(index.num_texts)), config.model.max_question_length)
     model, control = _models(config, index, tokenizer, session)
-    asked, known = (_split(index, split, config, tokenizer) for split in (EVALUATED, "train"))
+    asked, known = (questions_of_split(index, split, config, tokenizer) for split in (EVALUATED, "train"))
     call: Callable[..., object] = partial(evaluate, batch_size=config.evaluation.batch_size)
     variants = [
         Variant("model alone", lambda: call(model, None, asked, None), asked.num_questions, count_flops=True),
@@ -160,15 +160,3 @@ def _models(config: Config, index: Index, tokenizer, session: Session) -> tuple[
     model = SSGVQA(config.model, *size, config.data.image_size, text)
     control = QuestionOnly(config.model, QuestionEncoder(text_model_from_config(text), config.model))
     return model.to(session.device), control.to(session.device)
-
-
-def _split(index: Index, split: str, config: Config, tokenizer) -> VQADataset:
-    return VQADataset(
-        index,
-        split,
-        config.data,
-        tokenizer,
-        train=False,
-        questions_per_image=config.evaluation.questions_per_image,
-        max_question_length=config.model.max_question_length,
-    )

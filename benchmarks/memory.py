@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from training.probe.memory import watched
 
 SAMPLE_SECONDS = 0.02
 
@@ -42,20 +43,10 @@ class TreePeak:
 @contextmanager
 def tree_peak() -> Iterator[TreePeak]:
     """Filled in while the block runs, by a second thread."""
-    peak, stop = TreePeak(before=tree_bytes()), threading.Event()
-
-    def look() -> None:
-        while not stop.wait(SAMPLE_SECONDS):
-            peak.highest = max(peak.highest, tree_bytes())
-
-    watcher = threading.Thread(target=look, name="memory of the process tree", daemon=True)
-    watcher.start()
-    try:
+    peak = TreePeak(before=tree_bytes())
+    with watched(tree_bytes, SAMPLE_SECONDS) as found:
         yield peak
-    finally:
-        stop.set()
-        watcher.join()
-        peak.highest = max(peak.highest, tree_bytes())
+    peak.highest = found.highest
 
 
 def tree_bytes() -> int:

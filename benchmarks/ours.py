@@ -14,7 +14,7 @@ from transformers import BertConfig, PreTrainedTokenizerBase
 from configs.mimic_cxr_config import Config, TrainingConfig
 from data.index import Index
 from data.loader import Layout, Window, windows
-from data.mimic_cxr_dataset import GraphWeights, VQADataset
+from data.mimic_cxr_dataset import VQADataset
 from models.encoders import scratch_text_config
 from models.mimic_vqa_model import SSGVQA
 from models.tokenizer import MOST_PIECES, SPECIAL, train_tokenizer
@@ -79,20 +79,6 @@ def random_model(config: Config, index: Index, tokenizer: PreTrainedTokenizerBas
     names = index.vocabulary
     text = text_config_of(config, tokenizer)
     return SSGVQA(config.model, names.num_entities, names.num_regions, config.data.image_size, text)
-
-
-def dataset_of(config: Config, index: Index, tokenizer: PreTrainedTokenizerBase) -> VQADataset:
-    """The training questions of an index."""
-    return VQADataset(
-        index,
-        "train",
-        config.data,
-        tokenizer,
-        train=True,
-        weights=GraphWeights.of(config.training),
-        seed=config.training.seed,
-        max_question_length=config.model.max_question_length,
-    )
 
 
 class Ours:

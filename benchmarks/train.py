@@ -31,7 +31,6 @@ from benchmarks.flops import COUNTED, counted_flops
 from benchmarks.others import Other
 from benchmarks.ours import (
     Ours,
-    dataset_of,
     endless_windows,
     first_window,
     on_device,
@@ -49,6 +48,7 @@ from data.index import Index
 from data.loader import Window
 from models.mimic_vqa_model import SSGVQA
 from training.engine import choose_precision
+from training.run import training_questions
 
 BASELINE = "per question, padded to 64"
 MICRO_BATCH = 8
@@ -112,7 +112,7 @@ class TrainBench:
         """whose questions the per-question designs answer: their cost does not depend on M"""
 
     def _window(self, composition: Composition, index: Index) -> Window:
-        dataset = dataset_of(composition.config, index, self.tokenizer)
+        dataset = training_questions(composition.config, index, self.tokenizer)
         return first_window(dataset, composition.films, self.micro_batch)
 
     # Models
@@ -314,7 +314,7 @@ class TrainBench:
         composition = self.reference.composition
         films, questions = composition.films, composition.questions
         more = compose(self.session, 4 * films, questions, self.args.distinct, self.micro_batch)
-        dataset = dataset_of(more.config, self.session.index(more.config), self.tokenizer)
+        dataset = training_questions(more.config, self.session.index(more.config), self.tokenizer)
         stream = endless_windows(dataset, films, self.micro_batch, self.args.workers)
         ours = self.compiled if self.args.compile else self.ours
         constant = on_device(first_window(dataset, films, self.micro_batch), self.device)
@@ -357,7 +357,7 @@ class TrainBench:
         films = self.args.images
         config = self.session.with_release(max(LEAST_STUDIES, STUDIES_PER_FILM * films))
         config.data.questions_per_image = self.reference.composition.questions
-        dataset = dataset_of(config, self.session.index(config), self.tokenizer)
+        dataset = training_questions(config, self.session.index(config), self.tokenizer)
         stream = endless_windows(dataset, films, self.micro_batch, 0)
         counts, shapes = [], set()
         for number in COMPILED_STEPS:

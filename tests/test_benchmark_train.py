@@ -18,7 +18,6 @@ from benchmarks.machine import Ceilings, Machine
 from benchmarks.others import Other
 from benchmarks.ours import (
     Ours,
-    dataset_of,
     endless_windows,
     first_window,
     random_model,
@@ -30,6 +29,7 @@ from benchmarks.ours import (
 from configs.mimic_cxr_config import to_yaml
 from data.label_space import HEADS
 from tests.tiny_training import make_config
+from training.run import training_questions
 
 FILMS, QUESTIONS, TOGETHER, PAD = 4, 6, 2, 32
 CPU = torch.device("cpu")
@@ -61,7 +61,7 @@ def tokenizer(composed, index):
 
 @pytest.fixture(scope="module")
 def window(composed, index, tokenizer):
-    return first_window(dataset_of(composed.config, index, tokenizer), FILMS, TOGETHER)
+    return first_window(training_questions(composed.config, index, tokenizer), FILMS, TOGETHER)
 
 
 def items_of(composed, tokenizer, files=None, films=None) -> QuestionDataset:
@@ -101,7 +101,7 @@ def test_a_composed_release_has_what_was_asked_for(composed, window):
 
 def test_without_repeats_every_text_is_distinct(bench, tokenizer):
     composed = compose.compose(bench, FILMS, 20, 1.0, FILMS)
-    dataset = dataset_of(composed.config, bench.index(composed.config), tokenizer)
+    dataset = training_questions(composed.config, bench.index(composed.config), tokenizer)
     facts = text_facts(
         first_window(dataset, FILMS, FILMS), random_model(bench.config, bench.index(composed.config), tokenizer)
     )
@@ -252,7 +252,7 @@ def test_a_twin_shares_the_weights(composed, index, tokenizer):
 
 
 def test_the_loader_goes_on_after_an_epoch(composed, index, tokenizer):
-    stream = endless_windows(dataset_of(composed.config, index, tokenizer), 3, 2, 0)
+    stream = endless_windows(training_questions(composed.config, index, tokenizer), 3, 2, 0)
     found = [next(stream) for _ in range(3)]
     assert [w.visits for w in found] == [3, 3, 3]  # of four films; the rest of an epoch is left out
 

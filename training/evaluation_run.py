@@ -108,8 +108,8 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
     evaluation = evaluate(
         model.model,
         model.question_only,
-        _dataset(index, job.split, config, model.tokenizer),
-        _dataset(index, "train", config, model.tokenizer) if job.controls else None,
+        questions_of_split(index, job.split, config, model.tokenizer),
+        questions_of_split(index, "train", config, model.tokenizer) if job.controls else None,
         graph=job.graph,
         batch_size=config.evaluation.batch_size,
         seed=config.training.seed,
@@ -127,7 +127,8 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
     return report, _write(Path(config.evaluation.output_dir), report, evaluation)
 
 
-def _dataset(index: Index, split: str, config: Config, tokenizer) -> VQADataset:
+def questions_of_split(index: Index, split: str, config: Config, tokenizer) -> VQADataset:
+    """The configured questions of a split, as the evaluation asks them."""
     return VQADataset(
         index,
         split,

@@ -99,14 +99,18 @@ def prepare(config: Config, processes: Processes | None = None, index: Index | N
     index = index or processes.main_first("the index", lambda: ensure_index(config))
     start = load_start(config, index) if training.init_from else None
     tokenizer = start[1] if start else build_tokenizer(config.model, _training_texts(index))
-    shared = {
-        "weights": GraphWeights.of(training),
-        "seed": training.seed,
-        "max_question_length": config.model.max_question_length,
-    }
-    train_data = VQADataset(index, "train", config.data, tokenizer, train=True, **shared)
-    most = config.evaluation.questions_per_image
-    val_data = VQADataset(index, "validate", config.data, tokenizer, train=False, questions_per_image=most, **shared)
+    train_data = training_questions(config, index, tokenizer)
+    val_data = VQADataset(
+        index,
+        "validate",
+        config.data,
+        tokenizer,
+        train=False,
+        weights=GraphWeights.of(training),
+        seed=training.seed,
+        questions_per_image=config.evaluation.questions_per_image,
+        max_question_length=config.model.max_question_length,
+    )
     seed_everything(training.seed)  # the weights are a function of the seed, whatever was drawn before
     model = start[0] if start else SSGVQA.build(config.model, index.vocabulary, tokenizer, config.data.image_size)
     freeze(config, model)
@@ -114,6 +118,21 @@ def prepare(config: Config, processes: Processes | None = None, index: Index | N
     total_steps = count_steps(config, train_data, processes.world_size)
     engine = build_engine(config, model, total_steps, processes)
     return Run(config, index, tokenizer, model, engine, train_data, val_data, total_steps)
+
+
+def training_questions(config: Config, index: Index, tokenizer, keep_tokens: bool = True) -> VQADataset:
+    """The configured questions of the train split, as a training draws them; `keep_tokens` as in `VQADataset`."""
+    return VQADataset(
+        index,
+        "train",
+        config.data,
+        tokenizer,
+        train=True,
+        weights=GraphWeights.of(config.training),
+        seed=config.training.seed,
+        max_question_length=config.model.max_question_length,
+        keep_tokens=keep_tokens,
+    )
 
 
 def load_start(config: Config, index: Index) -> tuple[SSGVQA, object]:

@@ -16,7 +16,7 @@ from transformers import AutoConfig, BertConfig
 from configs.mimic_cxr_config import Config, ModelConfig
 from data.index import Index
 from data.loader import Layout, Window, windows
-from data.mimic_cxr_dataset import GraphWeights, VQADataset
+from data.mimic_cxr_dataset import VQADataset
 from models.encoders import build_tokenizer, scratch_text_config
 from models.mimic_vqa_model import SSGVQA
 from models.pretrained import LOAD_ERRORS
@@ -29,7 +29,7 @@ from training.probe.choices import Trial, doubled
 from training.probe.costs import Size, published_size, size_of_dataset
 from training.probe.memory import expected_peak, memory_in_use, memory_limit, peak_memory
 from training.processes import single
-from training.run import load_start
+from training.run import load_start, training_questions
 from training.step import OptimizerStep, WindowDoesNotFit, is_out_of_memory
 from utils.errors import ConfigError
 from utils.utils import get_logger, seed_everything
@@ -89,7 +89,7 @@ def build_rig(config: Config) -> Rig:
     model, tokenizer = _start(config, index, notes) or (None, None)
     if index and tokenizer is None:
         tokenizer = _tokenizer(config.model, index, notes)
-    dataset = _dataset(config, index, tokenizer) if index else None
+    dataset = training_questions(config, index, tokenizer, keep_tokens=False) if index else None
     size = size_of_dataset(dataset) if dataset else published_size(config)
     model = model or _random_model(config, index, len(tokenizer) if index else MOST_PIECES, notes)
     engine = TimedEngine(config.training, model, 1000, single())
@@ -106,20 +106,6 @@ def _start(config: Config, index: Index | None, notes: list[str]):
         return load_start(config, index)
     notes.append(f"training.init_from = {folder} is not read: the model is that of the configuration")
     return None
-
-
-def _dataset(config: Config, index: Index, tokenizer) -> VQADataset:
-    return VQADataset(
-        index,
-        "train",
-        config.data,
-        tokenizer,
-        train=True,
-        weights=GraphWeights.of(config.training),
-        seed=config.training.seed,
-        max_question_length=config.model.max_question_length,
-        keep_tokens=False,
-    )
 
 
 def _tokenizer(config: ModelConfig, index: Index, notes: list[str]):

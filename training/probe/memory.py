@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class Peak:
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:
     """Filled in when the block ends."""
-    watch = _gpu_peak(device) if device.type == "cuda" else _cpu_peak()
+    watch = _gpu_peak(device) if device.type == "cuda" else watched(private_bytes)
     with watch as peak:
         yield peak
 
@@ -45,13 +45,14 @@ def _gpu_peak(device: torch.device) -> Iterator[Peak]:
 
 
 @contextmanager
-def _cpu_peak() -> Iterator[Peak]:
-    """Looks from a second thread: PyTorch keeps no books of main memory, and the system's own peak never falls again."""
+def watched(in_use: Callable[[], int], every: float = SAMPLE_SECONDS) -> Iterator[Peak]:
+    """The highest of what `in_use` says, asked every so many seconds from a second thread: PyTorch keeps no books of main
+    memory, and the system's own peak never falls again."""
     peak, stop = Peak(), threading.Event()
 
     def look() -> None:
-        while not stop.wait(SAMPLE_SECONDS):
-            peak.highest = max(peak.highest, private_bytes())
+        while not stop.wait(every):
+            peak.highest = max(peak.highest, in_use())
 
     watcher = threading.Thread(target=look, name="peak memory", daemon=True)
     watcher.start()
@@ -60,7 +61,7 @@ def _cpu_peak() -> Iterator[Peak]:
     finally:
         stop.set()
         watcher.join()
-        peak.highest = max(peak.highest, private_bytes())
+        peak.highest = max(peak.highest, in_use())
 
 
 def memory_in_use(device: torch.device) -> int:
