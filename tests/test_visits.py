@@ -137,3 +137,11 @@ def test_balanced_draws_have_as_many_of_each_type_and_none_twice(tmp_path):
     share = heads / heads.sum()
     used = [HEAD_INDEX[h] for h in (Head.BINARY, Head.REGION, Head.SEVERITY)]
     np.testing.assert_allclose(share[used], 1 / 3, atol=0.02)
+
+
+def test_studies_come_in_another_random_order_each_epoch(tmp_path):
+    index = index_of(tmp_path / "i", [[(0, 5)]] * 60)
+    selection = Selection(index, "train", DataConfig())
+    orders = [Epoch(selection, 4, seed=1, number=n).select(np.arange(40)).study.tolist() for n in range(3)]
+    assert len({tuple(order) for order in [*orders, sorted(orders[0])]}) == 4
+    assert all(sorted(order) == selection.studies.tolist() for order in orders)
