@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from utils.cli import add_common_arguments, run
+from utils.quick_imports import quick_imports
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -44,8 +45,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     args = parse(argv)
-    from configs.mimic_cxr_config import format_config
-    from training.evaluation_settings import EvaluationJob, check_folders, load_settings
+    with quick_imports():
+        from configs.mimic_cxr_config import format_config
+        from training.evaluation_settings import EvaluationJob, check_folders, load_settings
 
     job = EvaluationJob(Path(args.model_path), args.split, args.graph, args.controls == "all")
     check_folders(job)
@@ -55,9 +57,10 @@ def main(argv: list[str]) -> int:
     if args.print_config:
         print(format_config(loaded))
         return 0
-    from training.evaluation_run import run_evaluation
-    from training.markdown import headline_lines
-    from utils.utils import setup_logging
+    with quick_imports():
+        from training.evaluation_run import run_evaluation
+        from training.markdown import headline_lines
+        from utils.utils import setup_logging
 
     setup_logging()
     report, path = run_evaluation(job, loaded.config)

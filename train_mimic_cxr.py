@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 
 from utils.cli import add_common_arguments, run
+from utils.quick_imports import quick_imports
 
 FLAGS = {
     "output_dir": "training.output_dir",
@@ -69,15 +70,17 @@ def main(argv: list[str]) -> int:
     from utils.launch_environment import placement
 
     place = placement()
-    loaded = settings(args, place)
+    with quick_imports():  # of PyTorch, which knows the GPUs
+        loaded = settings(args, place)
     if args.print_config:
         if place.rank == 0:
             print(format_config(loaded))
         return 0
     interruption.install()
-    from training.processes import join
-    from training.run import agreed, check_output, plan, prepare, train, try_forward
-    from utils.utils import setup_logging
+    with quick_imports():
+        from training.processes import join
+        from training.run import agreed, check_output, plan, prepare, train, try_forward
+        from utils.utils import setup_logging
 
     setup_logging(rank=place.rank)
     processes = join(place)

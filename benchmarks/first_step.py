@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from utils.quick_imports import quick_imports
+
 STARTED = time.perf_counter()
 PHASES = ("imports", "index, data sets, model", "trial forward pass", "first batch", "first step")
 
@@ -23,15 +25,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--config")
     parser.add_argument("--set", action="append", default=[])
     args = parser.parse_args(argv)
-    from configs.mimic_cxr_config import load_config
-    from data.index import open_index
-    from data.loader import Layout, windows
-    from training.engine import global_batch
-    from training.loss import MultiTaskLoss
-    from training.probe.memory import private_bytes
-    from training.run import prepare, try_forward
-    from training.step import OptimizerStep
-    from utils.watchdog import Watchdog
+    with quick_imports():
+        from configs.mimic_cxr_config import load_config
+        from data.index import open_index
+        from data.loader import Layout, windows
+        from training.engine import global_batch
+        from training.loss import MultiTaskLoss
+        from training.probe.memory import private_bytes
+        from training.run import prepare, try_forward
+        from training.step import OptimizerStep
+        from utils.watchdog import Watchdog
 
     config = load_config(args.config, args.set).config
     training = config.training

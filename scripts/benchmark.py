@@ -15,11 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started by it
 
 from benchmarks.commands import build_parser
 from utils import cli
+from utils.quick_imports import quick_imports
 
 
 def main(argv: list[str]) -> int:
     args = build_parser(__doc__).parse_args(argv)
-    from benchmarks.session import run
+    with quick_imports():
+        from benchmarks.session import run
 
     return run(args, argv)
 

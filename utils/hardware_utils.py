@@ -18,6 +18,7 @@ from pathlib import Path
 
 from utils import cli
 from utils.errors import ConfigError
+from utils.quick_imports import quick_imports
 
 GLOBAL_BATCH = 256
 """Image visits of one optimizer step that the default learning rate is meant for."""
@@ -375,7 +376,9 @@ def main(argv: list[str]) -> int:
     if args.probe:
         os.environ["HF_HUB_OFFLINE"] = "1"  # libraries read it when they are imported: a probe downloads nothing
         # by name: what it measures lies in layers above this one, and only this command needs them
-        return importlib.import_module("training.probe").main(args)
+        with quick_imports():
+            probe = importlib.import_module("training.probe")
+        return probe.main(args)
     hardware = detect() if args.simulate is None else simulate(args.simulate, args.cpus)
     advice = recommend(hardware)
     if args.json:
