@@ -20,17 +20,17 @@ def option(name: str, help: str, **keywords) -> Option:
 
 def numbers(text: str) -> list[int]:
     """Whole numbers between commas."""
-    found = [int(word) for word in text.split(",")] if text != "none" else []
-    if any(n < 0 for n in found):
+    words = text.split(",") if text != "none" else []
+    if not all(word.strip().isdecimal() for word in words):
         raise argparse.ArgumentTypeError(f"{text}: whole numbers from 0 up, between commas")
-    return found
+    return [int(word) for word in words]
 
 
 def positive(text: str) -> int:
     """A whole number from 1 up."""
-    if (found := int(text)) < 1:
+    if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 up")
-    return found
+    return int(text)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def run(session: Session) -> Iterator[Section]:
     if args.balanced:
         ways.append(Way(args.balanced, "balanced"))
     runs = {way: prepare(_settings(config, way, args.step_questions)) for way in ways}
-    costs = _costs(session, runs)
+    costs = _kept_costs(session, runs)
     yield _cost_section(costs, next(iter(runs.values())), args.studies)
     slowest = max(costs, key=lambda way: costs[way].seconds / costs[way].questions)
     for title, budget in (
@@ -94,6 +94,18 @@ def _settings(config: Config, way: Way, step_questions: int) -> Config:
     visits = max(1, round(step_questions * trial.num_visits() / trial.num_questions))
     config.training = replace(config.training, batch_size_per_gpu=visits, reference_batch_size=visits)
     return config
+
+
+def _kept_costs(session: Session, runs: dict[Way, Run]) -> dict[Way, Cost]:
+    """Of an interrupted study, those that it has gone by."""
+    args = session.args
+    file = session.workdir / "learning" / f"costs-{args.step_questions}-{args.grade}-{args.studies}.json"
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if set(kept) != {way.name for way in runs}:
+        kept = {way.name: vars(cost) for way, cost in _costs(session, runs).items()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, kept)
+    return {way: Cost(**kept[way.name]) for way in runs}
 
 
 def _costs(session: Session, runs: dict[Way, Run]) -> dict[Way, Cost]:
@@ -159,7 +171,7 @@ def _trained(session: Session, config: Config, costs: dict[Way, Cost], budget: d
     return Section(f"trained with {title}", rows=rows, notes=notes)
 
 
-def _scores(session: Session, config: Config, way: Way, steps: int, seed: int) -> dict[str, float]:
+def _scores(session: Session, config: Config, way: Way, steps: int, seed: int) -> dict[str, float | None]:
     """Of one training; an interrupted study finds the ones that it has."""
     name = f"{way.questions_per_image}-{way.draw}-{steps}-{seed}-{session.args.step_questions}-{session.args.grade}"
     folder = session.workdir / "learning" / name
@@ -170,7 +182,7 @@ def _scores(session: Session, config: Config, way: Way, steps: int, seed: int) -
     return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
 
 
-def _train(one: Run) -> dict[str, float]:
+def _train(one: Run) -> dict[str, float | None]:
     loss, data = MultiTaskLoss(one.config.training), (one.train_data, one.val_data)
     trainer = Trainer(
         one.config, one.model, one.tokenizer, one.engine, *data, loss, Sinks([]), one.total_steps, resume="auto"
@@ -187,8 +199,10 @@ def _train(one: Run) -> dict[str, float]:
     return {"headline": found["headline"]} | {head: found["heads"][head][score] for head, score in main.items()}
 
 
-def interval(values: list[float]) -> str:
-    """Mean and half the width of its 95 % interval by Student's t."""
+def interval(values: list[float | None]) -> str:
+    """Mean and half the width of its 95 % interval by Student's t; `n/a` where a split is too small for the score."""
+    if None in values:
+        return "n/a"
     mean = statistics.mean(values)
     if len(values) < 2:
         return f"{mean:.3f}"
