@@ -95,7 +95,11 @@ _TRAIN = Command(
         option(
             "--questions", "questions a film: one step for each (default: 20)", type=numbers, default=[20], metavar="M"
         ),
-        option("--micro_batch", "films that go through the model together (default: 8 on a CPU)", type=positive),
+        option(
+            "--micro_batch",
+            "films that go through the model together (default on a CPU: 8, fewer with more than 340 questions)",
+            type=positive,
+        ),
         option("--distinct", "share of distinct texts in a micro-batch (default: 0.5)", type=float, default=0.5),
         option(
             "--word_pieces",

@@ -6,7 +6,6 @@ after the other, and compared within the round. Each round begins with another v
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import resource
 import statistics
@@ -20,6 +19,7 @@ import torch
 
 from benchmarks.flops import COUNTED, Count, counted_flops
 from training.probe.memory import memory_in_use, peak_memory
+from utils.allocator import give_back_freed_memory
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,8 @@ def _measure(
 ) -> None:
     for one in measured:
         progress(f"warm-up: {one.name}")
-        _release_memory(device)
+        gc.collect()
+        give_back_freed_memory()
         before = memory_in_use(device)
         counting = counted_flops() if one.variant.count_flops else nullcontext(Count(one.variant.flops))
         with peak_memory(device) as peak, counting as count:
@@ -210,13 +211,3 @@ def _prepared(variant: Variant) -> Callable[[], Any]:
         return variant.call
     argument = variant.prepare()
     return lambda: variant.call(argument)
-
-
-def _release_memory(device: torch.device) -> None:
-    """Give back what earlier variants have left, which would hide the growth of the next one."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
-    if trim is not None:
-        trim(0)

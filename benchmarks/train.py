@@ -51,8 +51,8 @@ from training.engine import choose_precision
 from training.run import training_questions
 
 BASELINE = "per question, padded to 64"
-MICRO_BATCH = 8
-"""Films of one micro-batch on a CPU, where memory is what there is least of"""
+MICRO_BATCH, TOGETHER = 8, 340
+"""Films, and questions, of one micro-batch on a CPU: larger tensors leave its caches, and memory is what there is least of"""
 PADDED = (64, 128)
 GPU_STEPS = 8
 """Steps of one measurement with the real loader on a GPU: it runs ahead of the device within a measurement only"""
@@ -97,9 +97,9 @@ class TrainBench:
         training.compile = False  # the models that are compiled are those that say so
         self.precision = choose_precision(training, self.device).name
         films = self.args.images
-        self.micro_batch = self.args.micro_batch or (films if self.device.type == "cuda" else min(films, MICRO_BATCH))
         composed = [
-            compose(session, films, m, self.args.distinct, self.micro_batch) for m in dict.fromkeys(self.args.questions)
+            compose(session, films, m, self.args.distinct, self._micro_batch(m))
+            for m in dict.fromkeys(self.args.questions)
         ]
         indexes = [session.index(one.config) for one in composed]
         # a text encoder that is trained from scratch has a vocabulary made from the questions in earnest too
@@ -111,9 +111,16 @@ class TrainBench:
         self.reference = self.settings[20 if 20 in self.settings else self.args.questions[0]]
         """whose questions the per-question designs answer: their cost does not depend on M"""
 
+    def _micro_batch(self, questions: int) -> int:
+        """Films that go through the model together."""
+        films = self.args.images
+        if self.args.micro_batch or self.device.type == "cuda":
+            return self.args.micro_batch or films
+        return max(1, min(films, MICRO_BATCH, TOGETHER // max(1, questions)))
+
     def _window(self, composition: Composition, index: Index) -> Window:
         dataset = training_questions(composition.config, index, self.tokenizer)
-        return first_window(dataset, composition.films, self.micro_batch)
+        return first_window(dataset, composition.films, self._micro_batch(composition.questions))
 
     # Models
 
@@ -252,13 +259,12 @@ class TrainBench:
             "model": f"{model.visual_backbone}, BERT, fusion {model.fusion}, random weights, {self.config.data.image_size} px",
             "measured": "forward, loss, backward" + (", clipping, AdamW" if self.args.optimizer else ""),
             "precision": self.precision,
-            "micro-batch": f"{self.micro_batch} of {self.args.images} films",
             "word pieces": f"vocabulary made from the questions, {len(self.tokenizer):,} pieces",
         }
         for questions, setting in self.settings.items():
             text = text_facts(setting.window, self.model)
             facts[f"{setting.composition.films} x {questions}"] = (
-                f"{text['questions']:,} questions, {text['distinct']:,} text passes "
+                f"in micro-batches of {self._micro_batch(questions)} films: {text['distinct']:,} text passes "
                 f"({text['text passes per question']:.2f} a question), {text['word pieces, mean']:.1f} word pieces, "
                 f"longest {text['longest']}, token efficiency {text['token efficiency']:.2f}"
             )
@@ -313,11 +319,11 @@ class TrainBench:
         """Steps with batches of the real loader against steps with one batch that is always there."""
         composition = self.reference.composition
         films, questions = composition.films, composition.questions
-        more = compose(self.session, 4 * films, questions, self.args.distinct, self.micro_batch)
+        more = compose(self.session, 4 * films, questions, self.args.distinct, self._micro_batch(questions))
         dataset = training_questions(more.config, self.session.index(more.config), self.tokenizer)
-        stream = endless_windows(dataset, films, self.micro_batch, self.args.workers)
+        stream = endless_windows(dataset, films, self._micro_batch(questions), self.args.workers)
         ours = self.compiled if self.args.compile else self.ours
-        constant = on_device(first_window(dataset, films, self.micro_batch), self.device)
+        constant = on_device(first_window(dataset, films, self._micro_batch(questions)), self.device)
         steps = GPU_STEPS if self.device.type == "cuda" else 1
         waited: list[float] = []
 
@@ -358,7 +364,7 @@ class TrainBench:
         config = self.session.with_release(max(LEAST_STUDIES, STUDIES_PER_FILM * films))
         config.data.questions_per_image = self.reference.composition.questions
         dataset = training_questions(config, self.session.index(config), self.tokenizer)
-        stream = endless_windows(dataset, films, self.micro_batch, 0)
+        stream = endless_windows(dataset, films, self._micro_batch(config.data.questions_per_image), 0)
         counts, shapes = [], set()
         for number in COMPILED_STEPS:
             before = compiled_graphs()

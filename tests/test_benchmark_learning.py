@@ -7,7 +7,20 @@ import pytest
 from benchmarks import learning
 from scripts.benchmark import main
 
-OPTIONS = ("--studies", "40", "--questions", "1,4", "--balanced", "4", "--seeds", "2", "--seconds", "1", "--rounds", "1")
+OPTIONS = (
+    "--studies",
+    "40",
+    "--questions",
+    "1,4",
+    "--balanced",
+    "4",
+    "--seeds",
+    "2",
+    "--seconds",
+    "1",
+    "--rounds",
+    "1",
+)
 SMALL = ("data.image_size=32",)
 WAYS = ["M = 1", "M = 4", "M = 4, balanced"]
 

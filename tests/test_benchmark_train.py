@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import as_written, compose, machine, peers, session, timing, train
+from benchmarks import as_written, compose, machine, peers, session, train
 from benchmarks.as_written import FolderFiles, QuestionDataset, ZipFiles, collate
 from benchmarks.baseline import PerQuestionModel, per_question_loss
 from benchmarks.commands import build_parser
@@ -307,7 +307,6 @@ def test_train_prints_tables_and_writes_json(bench, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(machine, "CEILING_SECONDS", 0.0)
     monkeypatch.setattr(machine, "MATRIX", {"cpu": 64})
     monkeypatch.setattr(machine, "COPIED_BYTES", {"cpu": 2**16})
-    monkeypatch.setattr(timing, "_release_memory", lambda device: None)
     monkeypatch.setattr(train, "FAST_PATH", ("shared_images", "roi_matrix"))
     config, output = tmp_path / "small.yaml", tmp_path / "found.json"
     config.write_text(to_yaml(bench.config), encoding="utf-8")

@@ -145,12 +145,11 @@ def test_a_line_through_two_peaks_says_the_rest():
 
 def test_peak_and_limit_of_main_memory():
     device = torch.device("cpu")
-    with peak_memory(device) as peak:
-        # straight from the system: an allocator would hand out what earlier tests have left free, which is in use already
-        with mmap.mmap(-1, 2**28, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as block:
-            for page in range(0, 2**28, mmap.PAGESIZE):
-                block[page] = 1
-            time.sleep(0.5)  # the watching thread looks every 2 ms when the machine lets it
+    # straight from the system: an allocator would hand out what earlier tests have left free, which is in use already
+    with peak_memory(device) as peak, mmap.mmap(-1, 2**28, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as block:
+        for page in range(0, 2**28, mmap.PAGESIZE):
+            block[page] = 1
+        time.sleep(0.5)  # the watching thread looks every 2 ms when the machine lets it
     with peak_memory(device) as without:
         pass
     assert 200 * 2**20 < peak.highest - without.highest < 400 * 2**20

@@ -22,6 +22,7 @@ from models.mimic_vqa_model import parameter_groups
 from training.batch_norm import share_batch_statistics
 from training.outcome import PendingOutcome, Readout, StepOutcome
 from training.processes import Processes, single
+from utils.allocator import keep_freed_memory
 from utils.errors import ConfigError
 from utils.hardware_utils import cpu_has_bf16
 
@@ -243,6 +244,8 @@ def build_engine(config: Config, model: nn.Module, total_steps: int, processes: 
 
 def prepare_model(config: TrainingConfig, model: nn.Module, processes: Processes) -> nn.Module:
     """Move a model to its device and switch on what the configuration asks for."""
+    if processes.device.type == "cpu":
+        keep_freed_memory()
     model = model.to(processes.device)
     model.switch(FastPath.without(config.fast_path_off))
     if processes.several:  # processors of different kinds may have drawn them with other last digits

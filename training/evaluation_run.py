@@ -28,6 +28,7 @@ from training.evaluation_settings import EvaluationJob, check_folders
 from training.markdown import render_markdown
 from training.predictions import question_fates, write_predictions
 from training.report import build_report
+from utils.allocator import keep_freed_memory
 from utils.errors import CheckpointError, DataError
 from utils.utils import get_logger, write_atomic, write_json, writing_to
 
@@ -63,6 +64,8 @@ def load_model(job: EvaluationJob) -> LoadedModel:
     check_folders(job)
     model, tokenizer, _, vocabulary = SSGVQA.from_pretrained(job.model_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     question_only = None
     if job.controls:
         question_only, other, _ = QuestionOnly.from_pretrained(job.question_only)

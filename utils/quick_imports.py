@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-UNUSED = ("wandb",)
+UNUSED = ("wandb", "scipy")
 """Libraries that others import if they are there, for what none of our programs calls: timm has a W&B log of its own."""
 
 

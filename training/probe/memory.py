@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 
 import psutil
 import torch
+
+from utils.allocator import give_back_freed_memory
 
 CPU_SHARE = 0.8
 """Of the main memory that is free, what training may take: the system kills a program that takes all."""
@@ -25,7 +28,9 @@ class Peak:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:
-    """Filled in when the block ends."""
+    """Filled in when the block ends. What earlier work has freed is given back first: it would hide the growth."""
+    gc.collect()
+    give_back_freed_memory()
     watch = _gpu_peak(device) if device.type == "cuda" else watched(private_bytes)
     with watch as peak:
         yield peak
