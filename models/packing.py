@@ -36,13 +36,16 @@ class Packing:
         if self.place is None:
             return packed.unflatten(0, self.mask.shape)
         # of plain operations this pair is the one whose gradients need no sum over tokens with the same place
-        flat = packed.new_zeros(self.mask.numel(), *packed.shape[1:]).index_copy(0, self.place, packed)
+        flat = packed.new_zeros(self.mask.numel(), *packed.shape[1:]).index_copy_(0, self.place, packed)
         return flat.unflatten(0, self.mask.shape)
 
     def columns(self) -> Tensor:
         """(P,) int64: the position of each token in its text."""
-        place = self._places()
-        return place % self.mask.shape[1]
+        return self.places() % self.mask.shape[1]
+
+    def rows(self) -> Tensor:
+        """(P,) int64: the text of each token."""
+        return self.places() // self.mask.shape[1]
 
     def first(self, packed: Tensor) -> Tensor:
         """(P, ...) -> (N, ...): the first token of each text."""
@@ -57,14 +60,15 @@ class Packing:
         `real`: their tokens, as in `real_places`.
         """
         chosen = Packing.of(self.mask.index_select(0, texts), self.place is None, real)
-        place, width = chosen._places(), self.mask.shape[1]
+        place, width = chosen.places(), self.mask.shape[1]
         source = texts.index_select(0, place // width) * width + place % width
         if self.place is not None:
             number = self.mask.flatten().cumsum(0) - 1
             source = number.index_select(0, source)
         return chosen, source
 
-    def _places(self) -> Tensor:
+    def places(self) -> Tensor:
+        """(P,) int64: where each token is in the flat table."""
         if self.place is None:
             return torch.arange(self.mask.numel(), device=self.mask.device)
         return self.place

@@ -5,7 +5,7 @@ that question sees them. It does so for each question by itself: alone, beside o
 the same.
 
 Letters in shapes: B images, N cells of the feature map, Q questions, U distinct questions, T tokens of the longest, P
-tokens of all Q questions, packed; R = 26 nodes, D width, V visits (groups of at most G questions of one image).
+tokens of all Q questions, packed; R = 26 nodes, D width, V groups of at most G tokens of one image.
 """
 
 from __future__ import annotations
@@ -28,45 +28,48 @@ SIM_HEADS = 4
 
 
 @dataclass
-class QuestionGroups:
-    """Questions in groups of one image each, so that image keys and values are not copied for each question."""
+class ImageGroups:
+    """Tokens of questions in groups of one image each, so that image keys and values are not copied for each question."""
 
     size: int
-    """G, most questions of a group"""
+    """G, most tokens of a group"""
     image: Tensor
     """(V,) int64 image of a group"""
-    question: Tensor
-    """(V * G,) int64 question in a slot; slots without one hold question 0, and nobody reads them"""
     slot: Tensor
-    """(Q,) int64 slot of a question"""
+    """(P,) int64 slot of a token among V * G; nobody reads the others"""
 
     @staticmethod
-    def of(image_of: Tensor, images: int, size: int | None = None) -> QuestionGroups:
-        """Groups for (Q,) image numbers in any order, with any number of questions an image; of so many as there are on
-        average, or of `size`."""
-        questions, device = len(image_of), image_of.device
-        size = size or max(1, -(-questions // max(1, images)))
+    def of(image_of: Tensor, images: int, read_back: bool) -> ImageGroups:
+        """Groups for the (P,) image numbers of tokens in any order, with any number of tokens an image.
+
+        With `read_back` one for each image. To read a number back from a GPU would stall its queue; without it a group is
+        as large as the mean, and there are as many as could be needed.
+        """
+        tokens, device = len(image_of), image_of.device
         count = torch.zeros(images, dtype=torch.long, device=device)
         count.scatter_add_(0, image_of, torch.ones_like(image_of))
+        size = max(1, int(count.max()) if read_back else -(-tokens // images))
         order = image_of.argsort(stable=True)
-        rank = torch.arange(questions, device=device) - (count.cumsum(0) - count)[image_of[order]]
+        rank = torch.arange(tokens, device=device) - (count.cumsum(0) - count)[image_of[order]]
         place = torch.empty_like(image_of).scatter_(0, order, rank)
         needed = (count + size - 1) // size
         first = needed.cumsum(0) - needed
         slot = (first[image_of] + place // size) * size + place % size
-        # on a GPU the number of groups is not read back, which would stall the queue: its upper bound does
-        groups = int(needed.sum()) if device.type == "cpu" else questions // size + images
-        question = torch.zeros(groups * size, dtype=torch.long, device=device)
-        question.scatter_(0, slot, torch.arange(questions, device=device))
+        groups = int(needed.sum()) if read_back else tokens // size + images
         image = torch.zeros(groups, dtype=torch.long, device=device).scatter_(0, slot // size, image_of)
-        return QuestionGroups(size, image, question, slot)
+        return ImageGroups(size, image, slot)
+
+    @staticmethod
+    def each(packing: Packing, image_of: Tensor) -> ImageGroups:
+        """A group for each of Q questions, with its padding."""
+        return ImageGroups(packing.mask.shape[1], image_of, packing.places())
 
     def attend(self, query: Tensor, keys_values: Tensor, heads: int, fused: bool = True) -> Tensor:
-        """(Q, T, D) queries over their image's (B, N, 2D) keys and values; (Q, T, D)."""
-        tokens = query.shape[1]
-        grouped = query.index_select(0, self.question).view(len(self.image), self.size * tokens, -1)
+        """(P, D) queries over their image's (B, N, 2D) keys and values; (P, D)."""
+        grouped = query.new_zeros(len(self.image) * self.size, query.shape[1]).index_copy_(0, self.slot, query)
+        grouped = grouped.unflatten(0, (len(self.image), self.size))
         read = attend(grouped, keys_values.index_select(0, self.image), heads, fused=fused)
-        return read.reshape(len(self.question), tokens, -1).index_select(0, self.slot)
+        return read.flatten(0, 1).index_select(0, self.slot)
 
 
 class NodeUpdate(Switchable):
@@ -129,14 +132,14 @@ class FusionLayer(Switchable):
         self.block = SelfBlock(width, heads, dropout)
 
     def forward(
-        self, x: Tensor, packing: Packing, image: Tensor, nodes: Tensor, groups: QuestionGroups, last: bool
+        self, x: Tensor, packing: Packing, image: Tensor, nodes: Tensor, groups: ImageGroups, last: bool
     ) -> Tensor:
         """(P, D) tokens, (B, N + 1, D) image memory, (Q, R, D) nodes -> (P, D); `last` gives (Q, D), the first tokens'."""
         fused = self.fast.fused_attention
-        query = packing.unpack(self.query(self.norm(x)))
+        query = self.query(self.norm(x))
         from_image = groups.attend(query, self.image(image), self.heads, fused)
-        from_nodes = attend(query, self.nodes(nodes), self.heads, fused=fused)
-        read = packing.pack(torch.cat([from_image, from_nodes], dim=-1))
+        from_nodes = packing.pack(attend(packing.unpack(query), self.nodes(nodes), self.heads, fused=fused))
+        read = torch.cat([from_image, from_nodes], dim=-1)
         return self.block.packed(x + self.dropout(self.out(read)), packing, first_only=last)
 
 
@@ -183,8 +186,12 @@ class SimFusion(Switchable):
         grounding = self.grounding.of_nodes(entities, regions, graph, question_of, image_of)
         memory = self._run(self._node_memory, features, graph, grounding, texts, question_of, image_of)
         image = self.image_norm(torch.cat([features.grid, features.global_token[:, None]], dim=1))
-        groups = QuestionGroups.of(image_of, len(image), None if self.fast.grouped_attention else 1)
         packing, source = texts.packing.select(question_of, texts.asked)
+        if self.fast.grouped_attention:
+            of_token = image_of.index_select(0, packing.rows())
+            groups = ImageGroups.of(of_token, len(image), read_back=of_token.device.type == "cpu")
+        else:
+            groups = ImageGroups.each(packing, image_of)
         state = texts.packed.index_select(0, source)
         for number, layer in enumerate(self.layers, start=1):
             state = self._run(layer, state, packing, image, memory, groups, number == len(self.layers))

@@ -19,8 +19,8 @@ ASKING = {"_local_scalar_dense", "is_nonzero", "equal", "item"}
 SIZED_BY_VALUES = {"nonzero", "masked_select", "_unique2", "unique_consecutive", "unique_dim", "bincount"}
 """Operators whose result has a shape that only the values tell"""
 METHODS = {"tolist", "item", "numpy", "cpu", "__array__", "__bool__", "__int__", "__float__", "__index__", "nonzero"}
-ONLY_ON_CPUS = 'device.type == "cpu"'
-"""In a line that asks for a value where that costs nothing"""
+ONLY_ON_CPUS = ('device.type == "cpu"', "if read_back")
+"""In a line that asks for a value where that costs nothing; `read_back` is the argument of `ImageGroups.of`"""
 
 
 class HostWait(AssertionError):
@@ -34,7 +34,8 @@ def _check(waits: bool, what: str) -> None:
     while frame and not _of_project(frame):
         frame = frame.f_back
     place = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "a backward pass"
-    if frame and ONLY_ON_CPUS in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno) if frame else ""
+    if any(text in line for text in ONLY_ON_CPUS):
         return
     raise HostWait(f"{what} would make the host wait for a GPU ({place.removeprefix(ROOT + '/')})")
 

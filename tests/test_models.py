@@ -19,7 +19,7 @@ from models.layers import attend
 from models.mimic_vqa_model import SSGVQA, parameter_groups
 from models.question_only import QuestionOnly
 from models.scene_graph import GraphPrediction
-from models.sim import QuestionGroups
+from models.sim import ImageGroups
 from tests.small_model import (
     FUSIONS,
     IMAGE_OF,
@@ -169,15 +169,26 @@ def test_each_distinct_text_is_encoded_once(sim, tokenizer):
     assert encoded == [IMAGES]
 
 
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=40))
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_groups_hold_each_question_once_with_its_image(image_of):
+def test_groups_hold_each_token_once_with_its_image(image_of, read_back):
     image_of = torch.tensor(image_of)
-    groups = QuestionGroups.of(image_of, 5)
-    assert torch.equal(groups.question[groups.slot], torch.arange(len(image_of)))
+    groups = ImageGroups.of(image_of, 5, read_back)
     assert len(set(groups.slot.tolist())) == len(image_of)
+    assert groups.slot.max() < len(groups.image) * groups.size
     assert torch.equal(groups.image[groups.slot // groups.size], image_of)
-    assert len(groups.image) <= len(image_of) // groups.size + 5  # the bound that GPUs use
+    if read_back:
+        assert len(groups.image) == len(set(image_of.tolist()))
+
+
+@pytest.mark.parametrize("read_back", [True, False])
+def test_tokens_read_their_own_image_in_groups_as_they_do_alone(read_back):
+    torch.manual_seed(0)
+    image_of = torch.tensor([2, 0, 2, 2, 0, 2])
+    query, keys_values = torch.randn(6, 8), torch.randn(4, 5, 16)
+    read = ImageGroups.of(image_of, 4, read_back).attend(query, keys_values, heads=2)
+    alone = attend(query[:, None], keys_values[image_of], heads=2)[:, 0]
+    torch.testing.assert_close(read, alone)
 
 
 def test_attention_masks_keys():
