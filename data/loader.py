@@ -8,6 +8,7 @@ comes, and the place in an epoch is one number.
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import signal
 import threading
@@ -149,7 +150,7 @@ def _loader(dataset: VQADataset, batches: _Shares, num_workers: int) -> Iterator
             num_workers=num_workers,
             prefetch_factor=dataset.data.prefetch_factor if num_workers else None,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_signals_to_the_main_process,
+            worker_init_fn=_start_worker,
             # its own generator: the global random state stays untouched
             generator=torch.Generator().manual_seed(dataset.seed),
         )
@@ -182,8 +183,13 @@ def dead_loader_explained() -> Iterator[None]:
         ) from error
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """A cluster sends its signals to every process; the one that trains still needs batches to finish its step."""
+def _start_worker(worker: int) -> None:
+    """A loader process leaves signals and garbage of the main process to it.
+
+    A cluster sends its signals to every process; the one that trains still needs batches to finish its step. The garbage
+    collector would write to all objects that were there at the fork, and so copy their pages.
+    """
+    gc.freeze()
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
 
