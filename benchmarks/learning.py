@@ -8,6 +8,7 @@ as measured in turns in the same run: what else the machine did in one of the tr
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import statistics
@@ -22,7 +23,7 @@ from benchmarks.ours import endless_windows
 from benchmarks.report import Section
 from benchmarks.session import Session
 from benchmarks.timing import Variant
-from configs.mimic_cxr_config import Config
+from configs.mimic_cxr_config import Config, to_dict
 from training.loss import MultiTaskLoss
 from training.run import Run, prepare
 from training.step import OptimizerStep
@@ -66,7 +67,7 @@ def run(session: Session) -> Iterator[Section]:
     if args.balanced:
         ways.append(Way(args.balanced, "balanced"))
     runs = {way: prepare(_settings(config, way, args.step_questions)) for way in ways}
-    costs = _kept_costs(session, runs)
+    costs = _kept_costs(session, config, runs)
     yield _cost_section(costs, next(iter(runs.values())), args.studies)
     slowest = max(costs, key=lambda way: costs[way].seconds / costs[way].questions)
     for title, budget in (
@@ -96,10 +97,15 @@ def _settings(config: Config, way: Way, step_questions: int) -> Config:
     return config
 
 
-def _kept_costs(session: Session, runs: dict[Way, Run]) -> dict[Way, Cost]:
+def _folder(session: Session, config: Config) -> Path:
+    """Of what an interrupted study goes on from: another one for other settings or data."""
+    settings = json.dumps([to_dict(config), session.args.step_questions, session.args.threads], sort_keys=True)
+    return session.workdir / "learning" / hashlib.sha256(settings.encode()).hexdigest()[:16]
+
+
+def _kept_costs(session: Session, config: Config, runs: dict[Way, Run]) -> dict[Way, Cost]:
     """Of an interrupted study, those that it has gone by."""
-    args = session.args
-    file = session.workdir / "learning" / f"costs-{args.step_questions}-{args.grade}-{args.studies}.json"
+    file = _folder(session, config) / "costs.json"
     kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     if set(kept) != {way.name for way in runs}:
         kept = {way.name: vars(cost) for way, cost in _costs(session, runs).items()}
@@ -173,8 +179,7 @@ def _trained(session: Session, config: Config, costs: dict[Way, Cost], budget: d
 
 def _scores(session: Session, config: Config, way: Way, steps: int, seed: int) -> dict[str, float | None]:
     """Of one training; an interrupted study finds the ones that it has."""
-    name = f"{way.questions_per_image}-{way.draw}-{steps}-{seed}-{session.args.step_questions}-{session.args.grade}"
-    folder = session.workdir / "learning" / name
+    folder = _folder(session, config) / f"{way.questions_per_image}-{way.draw}-{steps}-{seed}"
     if not (folder / "scores.json").exists():
         settings = _settings(config, way, session.args.step_questions)
         settings.training = replace(settings.training, seed=seed, max_steps=steps, output_dir=str(folder / "run"))

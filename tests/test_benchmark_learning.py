@@ -66,6 +66,13 @@ def test_a_study_goes_on_with_the_trainings_that_it_has(study, monkeypatch):
     assert tables(folder) == first
 
 
+def test_other_settings_are_another_study(study, monkeypatch):
+    argv, _, _ = study
+    monkeypatch.setattr(learning, "_costs", lambda *given: pytest.fail("measured again"))
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        main([*argv, "--set", "training.learning_rate=0.001"])
+
+
 def test_the_interval_is_students():
     assert learning.interval([1.0, 2.0, 3.0]) == "2.000 ± 2.484"  # 4.303 x 1 / sqrt(3)
     assert learning.interval([0.5]) == "0.500"
