@@ -25,6 +25,7 @@ from benchmarks.session import Session
 from data.index import Index
 from data.loader import make_loader
 from data.mimic_cxr_dataset import VQADataset
+from utils.allocator import keep_freed_memory
 from utils.hardware_utils import cpu_count
 
 DISTINCT = 0.5
@@ -78,6 +79,7 @@ def _films(session: Session) -> tuple[Composition, Path]:
 def loader(session: Session, datasets: dict[str, VQADataset], written: dict[str, QuestionDataset]) -> Section:
     """Questions a second of the loader by image store and number of processes, against the design as written."""
     args, device = session.args, session.device
+    keep_freed_memory()  # as training on a CPU does, whose process this one stands for
     variants = [as_written_variant(name, items, args.seed) for name, items in written.items()]
     runs = {}
     for kind, dataset in datasets.items():

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from data.batch import Batch
 from data.mimic_cxr_dataset import VQADataset
 from data.shared_buffers import Receiver, Sender, SharedGroup
+from utils.allocator import keep_freed_memory
 from utils.errors import DataError, UserError
 from utils.interruption import SIGNALS
 
@@ -187,9 +188,11 @@ def _start_worker(worker: int) -> None:
     """A loader process leaves signals and garbage of the main process to it.
 
     A cluster sends its signals to every process; the one that trains still needs batches to finish its step. The garbage
-    collector would write to all objects that were there at the fork, and so copy their pages.
+    collector would write to all objects that were there at the fork, and so copy their pages. And the batches are of much
+    the same size, so that their memory is kept for the next.
     """
     gc.freeze()
+    keep_freed_memory()
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
 

@@ -19,11 +19,12 @@ from tqdm import tqdm
 from configs.mimic_cxr_config import Config, DataConfig
 from data import label_space
 from data.images import STORE_FILES
+from data.index.origin import CACHE, keep_fingerprint, known_fingerprint
 from data.index.part import PIXELS, ImageJob, PartForm, StudyJob, build_part
 from data.index.quarantine import bad_samples, check_share, is_finished, read_problems, stop_at_first
 from data.index.store import COLUMNS, FORMAT, META, PROBLEMS, SPLITS, Index, open_index, write_table
 from data.label_space import CHEXPERT
-from data.release import Release, open_release, wanted_views
+from data.release import Release, find_release, wanted_views
 from data.vocabulary import Vocabulary
 from utils.errors import DataError
 from utils.utils import atomic_directory, get_logger, write_json, writing_to
@@ -41,10 +42,10 @@ def ensure_index(config: Config, workers: int | None = None) -> Index:
     Raises:
         DataError: no release, an unusable one, or an index in `data.index_dir` that belongs to another release or settings.
     """
-    release = open_release(config.data.mimic_cxr_path, config.data.mimic_qa_path)
-    identity = index_identity(release, config.data)
+    release, identity = configured_release(config.data)
     path = index_path(config.data, identity)
     if not os.path.exists(path / META):  # unlike pathlib's, no error where a folder must not be looked into
+        release.load()
         return build_index(release, config.data, path, workers)
     index = open_index(path)
     if index.fingerprint != identity["fingerprint"]:
@@ -55,14 +56,28 @@ def ensure_index(config: Config, workers: int | None = None) -> Index:
         )
     if config.data.on_bad_sample == "error":
         stop_at_first(index.problems(), f"mend that file and delete the index {path}")
+    if known_fingerprint(release, config.data) is None:
+        keep_fingerprint(release, path)
     return index
 
 
-def index_identity(release: Release, data: DataConfig) -> dict[str, str | int]:
-    """Everything that decides what is in the index, and `fingerprint`, a hash of it (16 hex digits)."""
+def configured_release(data: DataConfig) -> tuple[Release, dict[str, str | int]]:
+    """The release of a configuration and what an index of it must be. It is read, unless an index knows it already.
+
+    DataError as `open_release`.
+    """
+    release = find_release(data.mimic_cxr_path, data.mimic_qa_path)
+    known = known_fingerprint(release, data)
+    if known is None:
+        release.load()
+    return release, index_identity(known or release.fingerprint(), data)
+
+
+def index_identity(release: str, data: DataConfig) -> dict[str, str | int]:
+    """Everything that decides what is in the index, and `fingerprint`, a hash of it; `release` is that of the release."""
     identity: dict[str, str | int] = {
         "format": FORMAT,
-        "release": release.fingerprint(),
+        "release": release,
         "image_store": data.image_store,
         "image_store_size": data.image_store_size or data.image_size,
         "view_filter": data.view_filter,
@@ -74,7 +89,7 @@ def index_identity(release: Release, data: DataConfig) -> dict[str, str | int]:
 
 def index_path(data: DataConfig, identity: dict) -> Path:
     """Folder of the index: `data.index_dir`, or `./data_cache/<fingerprint>`."""
-    return Path(data.index_dir) if data.index_dir else Path("data_cache") / str(identity["fingerprint"])
+    return Path(data.index_dir) if data.index_dir else CACHE / str(identity["fingerprint"])
 
 
 def build_index(release: Release, data: DataConfig, path: Path, workers: int | None = None) -> Index:
@@ -94,11 +109,12 @@ def build_index(release: Release, data: DataConfig, path: Path, workers: int | N
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise DataError(f"{path} exists and is no index; name another folder with --set data.index_dir=...")
         _build(release, data, jobs, path, workers or os.cpu_count() or 1)
+    keep_fingerprint(release, path)
     return open_index(path)
 
 
 def _build(release: Release, data: DataConfig, jobs: list[StudyJob], path: Path, workers: int) -> None:
-    identity = index_identity(release, data)
+    identity = index_identity(release.fingerprint(), data)
     parts = [jobs[i : i + STUDIES_PER_PART] for i in range(0, len(jobs), STUDIES_PER_PART)]
     work = path.with_name(path.name + ".partial")
     _open_work_folder(work, identity)

@@ -140,21 +140,21 @@ class Index:
         return len(self._strings("texts"))
 
     def texts(self, codes: np.ndarray) -> list[str]:
-        return self._strings("texts").take(pa.array(codes)).to_pylist()
+        return self._strings("texts").take(_as_arrow(codes)).to_pylist()
 
     def question_key(self, code: int) -> str:
         """The release's `question_id` with this code; it repeats in every study."""
         return self._strings("question_ids")[int(code)].as_py()
 
     def question_keys(self, codes: np.ndarray) -> list[str]:
-        return self._strings("question_ids").take(pa.array(codes)).to_pylist()
+        return self._strings("question_ids").take(_as_arrow(codes)).to_pylist()
 
     def image_id(self, row: int) -> str:
         """The `dicom_id` of an image row."""
         return self._table("images")["image_id"][int(row)].as_py()
 
     def image_ids(self, rows: np.ndarray) -> list[str]:
-        return self._table("images")["image_id"].take(pa.array(rows)).to_pylist()
+        return self._table("images")["image_id"].take(_as_arrow(rows)).to_pylist()
 
     def counts(self, split: str) -> dict[str, int]:
         """Every question of a split by its fate: `target`, or the reason why it has none."""
@@ -196,10 +196,22 @@ class Index:
 def _as_numpy(column: pa.ChunkedArray) -> np.ndarray:
     array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if pa.types.is_fixed_size_list(array.type):
-        return array.flatten().to_numpy().reshape(-1, array.type.list_size)
+        return _as_numpy(pa.chunked_array([array.flatten()])).reshape(-1, array.type.list_size)
     if pa.types.is_string(array.type):
         return np.empty(0, dtype=object)  # strings are read through `_strings` and `image_ids`
-    return array.to_numpy(zero_copy_only=not pa.types.is_boolean(array.type))
+    if pa.types.is_boolean(array.type):
+        return array.to_numpy(zero_copy_only=False)
+    # not `to_numpy`, which imports pandas: a third of a second at every start
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    if not len(array):
+        return np.empty(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
+
+
+def _as_arrow(numbers: np.ndarray) -> pa.Array:
+    """Of whole numbers; not `pa.array`, for the same reason."""
+    numbers = np.ascontiguousarray(numbers, dtype=np.int64)
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
 
 
 def write_table(path: Path, columns: dict[str, np.ndarray | list[str]]) -> None:

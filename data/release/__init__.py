@@ -5,6 +5,6 @@ Plain or gzipped tables, zip archives or unpacked folders, with or without an in
 
 from data.release.check import Problem, check
 from data.release.extract import extract_release
-from data.release.reader import Release, open_release, wanted_views
+from data.release.reader import Release, find_release, open_release, wanted_views
 
-__all__ = ["Problem", "Release", "check", "extract_release", "open_release", "wanted_views"]
+__all__ = ["Problem", "Release", "check", "extract_release", "find_release", "open_release", "wanted_views"]

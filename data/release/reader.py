@@ -48,9 +48,14 @@ def open_release(cxr_path: Path | str, qa_path: Path | str) -> Release:
     Raises:
         DataError: a part is missing, damaged or contradicts another one.
     """
-    release = Release(find_jpg(cxr_path), find_qba(qa_path))
+    release = find_release(cxr_path, qa_path)
     release.load()
     return release
+
+
+def find_release(cxr_path: Path | str, qa_path: Path | str) -> Release:
+    """As `open_release`, with nothing read yet: what is damaged shows when it is asked for, or in `Release.load`."""
+    return Release(find_jpg(cxr_path), find_qba(qa_path))
 
 
 class Release:
@@ -59,17 +64,38 @@ class Release:
     def __init__(self, jpg: JpgFolder, qba: QbaFolder):
         self.jpg = jpg
         self.qba = qba
-        self._qa: Members = choose_members(qba.qa_zip, qba.qa_folder, "qa")
-        self._scenes: Members | None = choose_members(qba.scene_zip, qba.scene_folder, "scene_graph")
 
     def __getstate__(self) -> dict:
-        parts = ("jpg", "qba", "_qa", "_scenes")
-        return {name: self.__dict__[name] for name in parts}  # cached tables stay behind
+        return {name: getattr(self, name) for name in ("jpg", "qba", "_qa", "_scenes")}  # cached tables stay behind
 
     def load(self) -> None:
         """Read everything that later calls rely on, so that what is wrong shows here."""
-        for part in ("_image_table", "_label_table", "entities", "region_names", "radiologist"):
+        for part in (
+            "look",
+            "_qa",
+            "_scenes",
+            "_image_table",
+            "_label_table",
+            "entities",
+            "region_names",
+            "radiologist",
+        ):
             getattr(self, part)
+
+    @cached_property
+    def look(self) -> list[list]:
+        """Path, bytes and nanoseconds of the last change of each file that `fingerprint` is made of, before it was read.
+
+        Empty where an unpacked folder is among them, or a file cannot be looked at.
+        """
+        if self.qba.qa_folder or self.qba.scene_folder:
+            return []
+        tables = [self.jpg.tables[name] for name in _FINGERPRINT_TABLES if name in self.jpg.tables]
+        files = [path.resolve() for path in (*tables, self.qba.info, self.qba.qa_zip, self.qba.scene_zip) if path]
+        try:
+            return [[str(path), (found := path.stat()).st_size, found.st_mtime_ns] for path in files]
+        except OSError:
+            return []
 
     # Tables
 
@@ -92,6 +118,14 @@ class Release:
     def question_table(self, columns: tuple[str, ...] = ("question_type", "rating", "split")) -> pyarrow.Table | None:
         """Columns of `question_metadata` by the last part of their names; None when the release has no such table."""
         return read_question_table(self.qba, columns)
+
+    @cached_property
+    def _qa(self) -> Members:
+        return choose_members(self.qba.qa_zip, self.qba.qa_folder, "qa")
+
+    @cached_property
+    def _scenes(self) -> Members | None:
+        return choose_members(self.qba.scene_zip, self.qba.scene_folder, "scene_graph")
 
     @cached_property
     def _image_table(self) -> tuple[pandas.DataFrame, Counter]:

@@ -13,12 +13,11 @@ import torch
 from configs.mimic_cxr_config import Config
 from data.batch import Batch, Ids, SceneGraphTargets, TokenBatch
 from data.index import Index, open_index
-from data.index.build import index_identity, index_path
+from data.index.build import configured_release, index_path
 from data.index.store import META
 from data.label_space import CHEXPERT, HEAD_INDEX, QUESTION_TYPES, REGIONS
 from data.loader import Window
 from data.mimic_cxr_dataset import VQADataset, unpack_targets
-from data.release import open_release
 from data.vocabulary import RESERVED, Vocabulary
 
 ENTITIES, REGION_NAMES = 230, 310
@@ -162,7 +161,7 @@ def find_index(config: Config) -> tuple[Index | None, str]:
     """
     data = config.data
     if data.mimic_cxr_path or data.mimic_qa_path:
-        identity = index_identity(open_release(data.mimic_cxr_path, data.mimic_qa_path), data)
+        identity = configured_release(data)[1]
         path = index_path(data, identity)
         if not os.path.exists(path / META):
             return None, f"no index in {path}: build it with setup_data.py to measure with the data themselves"
