@@ -196,6 +196,8 @@ class EvaluationConfig:
     bootstrap_samples: int = 1000
     """Patient-level resamples for the 95 % intervals."""
     confidence: float = 0.95
+    patients_table: str = ""
+    """CSV with `subject_id` and `gender` or `sex`, `anchor_age` or `age`, such as MIMIC-IV's `patients.csv.gz`: scores by both."""
     output_dir: str = "./results"
 
 

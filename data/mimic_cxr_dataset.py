@@ -75,6 +75,7 @@ class VQADataset:
                 f"{'loosen the filters' if stored else 'make a release with a ' + split + ' split'}"
             )
         self.token_table = TokenTable.of(index, tokenizer, max_question_length, keep_tokens)
+        self.tokenizer = tokenizer
         self.image_features: np.ndarray | None = None
         """(images of the index, h, w, C) float16: given out instead of images"""
         self.text_states: np.ndarray | None = None

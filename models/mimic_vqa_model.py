@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from configs.mimic_cxr_config import Config, ModelConfig
 from data.batch import SceneGraph, TokenBatch
 from data.feature_store import FeatureMaps
+from data.label_space import Head
 from data.vocabulary import Vocabulary
 from models import model_folder
 from models.compiling import Compiled
@@ -150,6 +151,12 @@ class SSGVQA(Switchable):
 
         `question_of` and `image_of`, (Q,) int64, may have any order; each of the U texts is encoded once.
         """
+        return self.answer_and_point(features, graph, questions, question_of, image_of)[:2]
+
+    def answer_and_point(
+        self, features: ImageFeatures, graph: SceneGraph, questions: TokenBatch, question_of: Tensor, image_of: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        """As `answer`, and where each question looks: (Q, 26) shares of the graph's nodes, in all 1; None without a graph."""
         if self.fast.shared_questions:
             texts = self.question_encoder.encode(questions)
             first = texts.first()
@@ -161,12 +168,12 @@ class SSGVQA(Switchable):
         fused = self.fusion(features, graph, texts, question_of, image_of)
         question_type = self.question_type(first)
         if self.reader is None:
-            return self.heads(fused.state), question_type
+            return self.heads(fused.state), question_type, None
         state, evidence = self.reader(fused, graph, image_of)
         logits = self.heads(state)
         for head, from_graph in evidence.items():
             logits[head] = logits[head] + from_graph
-        return logits, question_type
+        return logits, question_type, evidence[Head.REGION.value].softmax(-1)
 
     def forward(
         self,

@@ -15,24 +15,36 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from configs.mimic_cxr_config import Config, to_dict
+from configs.mimic_cxr_config import Config, DataConfig, to_dict
 from data import label_space
 from data.index import Index, ensure_index
+from data.label_space import HEADS, Head
 from data.mimic_cxr_dataset import VQADataset
 from data.summary import SYNTHETIC_NOTICE
+from data.visits import Selection
 from data.vocabulary import Vocabulary
 from models.mimic_vqa_model import SSGVQA
 from models.question_only import QuestionOnly
-from training.evaluation import Evaluation, evaluate
+from training.audit import audit_index
+from training.cohort import patient_strata, radiologist_labels
+from training.evaluation import Evaluation, evaluate, evaluate_given
 from training.evaluation_settings import EvaluationJob, check_folders
 from training.markdown import render_markdown
-from training.predictions import question_fates, write_predictions
-from training.report import build_report
+from training.metrics.confidence import fit_temperature
+from training.prediction_files import read_predictions, write_predictions
+from training.predictions import QuestionSet, question_fates
+from training.report import Extras, answers_of_rows, build_report
+from training.report.html import render_html
 from utils.allocator import keep_freed_memory
 from utils.errors import CheckpointError, DataError
 from utils.utils import get_logger, write_atomic, write_json, writing_to
+from utils.version import commit
 
 LEDGER = "test_ledger.jsonl"
+TEMPERATURES = "temperature.json"
+"""In a model folder: by head, fitted on the validation split"""
+CONTROLS = "controls"
+"""Folder of the other rows' predictions"""
 PLACES = (
     "data.mimic_cxr_path", "data.mimic_qa_path", "data.index_dir", "data.num_workers", "data.prefetch_factor",
     "evaluation.output_dir",
@@ -96,27 +108,22 @@ def check_fits(index: Index, vocabulary: Vocabulary, model_path: Path) -> None:
 
 
 def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
-    """Evaluate a model folder and write `predictions.parquet`, `report.json` and `report.md`.
+    """Evaluate a model folder, or answers of any model, and write predictions and reports.
 
     Args:
         config: with the checkpoint's model settings, see `evaluation_settings`.
     Returns:
         the report, and the path of report.json.
     """
-    model = load_model(job)
+    model = load_model(job) if job.model_path else None
     index = ensure_index(config)
-    check_fits(index, model.vocabulary, job.model_path)
+    if model:
+        check_fits(index, model.vocabulary, job.model_path)
     if index.is_synthetic:
         log.warning("%s", SYNTHETIC_NOTICE)
-    evaluation = evaluate(
-        model.model,
-        model.question_only,
-        questions_of_split(index, job.split, config, model.tokenizer),
-        questions_of_split(index, "train", config, model.tokenizer) if job.controls else None,
-        graph=job.graph,
-        batch_size=config.evaluation.batch_size,
-        seed=config.training.seed,
-    )
+    evaluation = _from_file(job, config, index, model) if job.predictions else _from_model(job, config, index, model)
+    other = read_predictions(job.compare, evaluation.questions)[0] if job.compare else None
+    temperatures = _temperatures(job, evaluation)
     report = build_report(
         evaluation,
         question_fates(index, job.split, config.data),
@@ -124,10 +131,73 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
         samples=config.evaluation.bootstrap_samples,
         confidence=config.evaluation.confidence,
         seed=config.training.seed,
+        extras=Extras(
+            radiologist=radiologist_labels(config.data, index, job.split, evaluation.studies),
+            temperatures=temperatures,
+            strata=patient_strata(config.evaluation.patients_table, evaluation.questions),
+            other=other,
+            audit=audit_index(index, job.split) if job.controls else {},
+        ),
     )
     if job.split == "test":
         record_test(job, report)
     return report, _write(Path(config.evaluation.output_dir), report, evaluation)
+
+
+def _from_model(job: EvaluationJob, config: Config, index: Index, model: LoadedModel) -> Evaluation:
+    return evaluate(
+        model.model,
+        model.question_only,
+        questions_of_split(index, job.split, config, model.tokenizer),
+        questions_of_split(index, "train", config, model.tokenizer) if job.controls else None,
+        graph=job.graph,
+        batch_size=config.evaluation.batch_size,
+        seed=config.training.seed,
+        attention=job.attention,
+    )
+
+
+def _from_file(job: EvaluationJob, config: Config, index: Index, model: LoadedModel | None) -> Evaluation:
+    given, _ = read_predictions(job.predictions, question_set(index, job.split, config.data))
+    known = question_set(index, "train", config.data) if job.controls else None
+    if model is None or model.question_only is None:
+        return evaluate_given(given, known, None, None)
+    return evaluate_given(
+        given, known, model.question_only, questions_of_split(index, job.split, config, model.tokenizer)
+    )
+
+
+def _temperatures(job: EvaluationJob, evaluation: Evaluation) -> dict[Head, float]:
+    """Fitted where the validation split is evaluated, and kept beside the model; used on the test split only."""
+    if job.model_path is None or job.predictions or job.graph != "predicted":
+        return {}
+    path = job.model_path / TEMPERATURES
+    if job.split == "validate":
+        answers = evaluation.answers["model"]
+        fitted = {head: fit_temperature(head, answers[head], evaluation.questions.targets(head)) for head in HEADS}
+        try:
+            write_json(path, {head.value: value for head, value in fitted.items()})
+        except OSError as error:
+            log.warning("temperatures are not kept for the test split: %s cannot be written (%s)", path, error)
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        log.warning("no %s: evaluate the validation split first to have calibrated confidence on the test split", path)
+        return {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}): delete it and evaluate the validation split"
+        ) from error
+    return {head: float(stored[head.value]) for head in HEADS if stored.get(head.value)}
+
+
+def question_set(index: Index, split: str, data: DataConfig) -> QuestionSet:
+    """The configured questions of a split."""
+    selection = Selection(index, split, data)
+    if not len(selection.studies):
+        raise DataError(f"no {split} questions in {index.path} pass data.quality_grade and data.question_types")
+    return QuestionSet(index, np.concatenate(list(selection.chunks())))
 
 
 def questions_of_split(index: Index, split: str, config: Config, tokenizer) -> VQADataset:
@@ -146,28 +216,30 @@ def questions_of_split(index: Index, split: str, config: Config, tokenizer) -> V
 def _write(folder: Path, report: dict, evaluation: Evaluation) -> Path:
     with writing_to(folder, "free space, or name another folder with --output_dir"):
         folder.mkdir(parents=True, exist_ok=True)
-        write_predictions(
-            folder / "predictions.parquet", evaluation.questions, evaluation.answers["model"], evaluation.graph
-        )
+        for row, answered in answers_of_rows(evaluation).items():
+            if answered:
+                name = "predictions.parquet" if row == "model" else f"{CONTROLS}/{row}.parquet"
+                write_predictions(folder / name, answered, {"graph": evaluation.graph, "row": row})
+        write_atomic(folder / "report.html", render_html(report))
         write_atomic(folder / "report.md", render_markdown(report))
-        write_json(folder / "report.json", report)  # last: where it is, the other two are
+        write_json(folder / "report.json", report)  # last: where it is, the others are
     return folder / "report.json"
 
 
-def provenance(job: EvaluationJob, config: Config, model: LoadedModel, evaluation: Evaluation) -> dict:
+def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, evaluation: Evaluation) -> dict:
     """What was evaluated on what, with which settings and programs."""
     questions = evaluation.questions
     index = questions.index
     return {
-        "model": str(job.model_path),
-        "model_sha256": model.sha256,
+        "model": str(job.predictions or job.model_path),
+        "model_sha256": _sha256(job.predictions) if job.predictions else model.sha256,
         "index_fingerprint": index.fingerprint,
         "label_space": label_space.checksum(),
         "synthetic": index.is_synthetic,
         "notice": SYNTHETIC_NOTICE if index.is_synthetic else "",
         "credentialed": bool(index.meta["credentialed"]),
         "split": job.split,
-        "graph": job.graph,
+        "graph": evaluation.graph,
         "quality_grade": config.data.quality_grade,
         "questions": len(questions),
         "studies": len(np.unique(questions.study)),
@@ -176,7 +248,8 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel, evaluatio
         "seed": config.training.seed,
         "config_sha256": _settings_sha256(config),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": str(next(model.model.parameters()).device),
+        "device": str(next(model.model.parameters()).device) if model else "",
+        "commit": commit(),
         "wall_seconds": round(evaluation.seconds, 2),
         "questions_per_second": round(len(questions) / evaluation.seconds, 1),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
@@ -200,10 +273,14 @@ def record_test(job: EvaluationJob, report: dict) -> None:
     Raises:
         CheckpointError: it cannot be written; then no result is shown either.
     """
-    path = job.model_path.resolve().parent / LEDGER
+    path = (job.model_path or job.predictions).resolve().parent / LEDGER
     source = report["provenance"]
     keys = ("date", "model_sha256", "index_fingerprint", "graph", "config_sha256", "seed", "questions")
-    line = {"model": job.model_path.name} | {key: source[key] for key in keys} | {"score": report["headline"]["score"]}
+    line = (
+        {"model": (job.predictions or job.model_path).name}
+        | {key: source[key] for key in keys}
+        | {"score": report["headline"]["score"]}
+    )
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

@@ -21,12 +21,19 @@ FLAGS = {"output_dir": "evaluation.output_dir"}
 class EvaluationJob:
     """The choices of the command line that are no settings."""
 
-    model_path: Path
+    model_path: Path | None
+    """None: answers come from `predictions`, and no model is at hand"""
     split: str = "validate"
     """`validate` or `test`"""
     graph: str = "predicted"
     """What the row `model` answers from: predicted, none, shuffled or oracle"""
     controls: bool = True
+    attention: bool = False
+    """Keep where the model looks, and score it against the answer's boxes"""
+    predictions: Path | None = None
+    """Answers of any model, scored instead of the model's own"""
+    compare: Path | None = None
+    """Answers to the same questions that the row `model` is compared with"""
 
     @property
     def question_only(self) -> Path:
@@ -37,6 +44,8 @@ class EvaluationJob:
 def check_folders(job: EvaluationJob) -> None:
     """CheckpointError, with how to mend it, when the model folder or the text-only control is not there."""
     folder = job.model_path
+    if folder is None:
+        return
     if not folder.is_dir():
         raise CheckpointError(f"no model folder {folder}: train one with train_mimic_cxr.py or correct --model_path")
     if not (folder / "config.yaml").is_file():
@@ -55,6 +64,8 @@ def load_settings(args: argparse.Namespace, job: EvaluationJob) -> tuple[LoadedC
 
     Without --config the settings stored with the model are used.
     """
+    if job.model_path is None:
+        return config_from_args(args, FLAGS), []
     stored = job.model_path / "config.yaml"
     checkpoint = load_config(stored).config
     if args.config is None:

@@ -29,7 +29,19 @@ _SHORT = {
     "mcc": "MCC",
     "auroc": "AUROC",
     "macro_classes": "classes",
+    "average_precision": "AP",
+    "quadratic_kappa": "quadratic kappa",
+    "mae": "MAE",
+    "micro_precision": "micro-precision",
+    "micro_recall": "micro-recall",
+    "n_pos": "positive",
+    "n_neg": "negative",
 }
+
+
+def short(metric: str) -> str:
+    """A metric's name for people."""
+    return _SHORT.get(metric, metric.replace("_", " "))
 
 
 def number(value: float | None) -> str:
@@ -49,12 +61,12 @@ def interval(gain: dict) -> str:
 
 def headline_lines(report: dict) -> list[str]:
     """The headline table as aligned text: a line a row, a column a head, and the gain below."""
-    metrics = [_SHORT[HEADLINE[head]] for head in GROUPS.values()]
+    metrics = [short(HEADLINE[head]) for head in GROUPS.values()]
     body = [["", *GROUPS], ["metric", *metrics]]
     body.append(["questions", *(number(report["rows"]["model"][name]["n"]) for name in GROUPS)])
     for row in ROWS:
         values = (report["rows"][row][name][HEADLINE[head]] for name, head in GROUPS.items())
-        body.append([_label(report, row), *(number(value) for value in values)])
+        body.append([row_label(report, row), *(number(value) for value in values)])
     gains = [report["gain"][name] for name in GROUPS]
     body.append([f"gain over {BASELINE}", *(interval(gain).split(" [")[0] for gain in gains)])
     percent = f"{100 * report['provenance']['confidence']:g} % interval"
@@ -66,7 +78,8 @@ def headline_lines(report: dict) -> list[str]:
     ]
 
 
-def _label(report: dict, row: str) -> str:
+def row_label(report: dict, row: str) -> str:
+    """The row's name, with what a reader has to know of it."""
     graph = report["provenance"]["graph"]
     if row == "model" and graph != "predicted":
         return f"model (graph {graph}: {'not deployable' if graph == 'oracle' else 'swapped at test'})"
@@ -89,10 +102,15 @@ def render_markdown(report: dict) -> str:
         sections.append(f"> **{SYNTHETIC_NOTICE}**")
     sections += [
         "## Headline\n\n" + _headline_table(report),
-        "## Rows\n\n" + _table(["row", "what it is"], [[_label(report, row), _remark(report, row)] for row in ROWS]),
+        "## Rows\n\n" + _table(["row", "what it is"], [[row_label(report, row), _remark(report, row)] for row in ROWS]),
         *(f"## Head {name}\n\n" + _head_table(report, name) for name in GROUPS),
         "## Question types\n\n" + _type_table(report),
-        "## CheXpert labels, from the image alone\n\n" + _chexpert_table(report),
+        *(["## CheXpert labels, from the image alone\n\n" + _chexpert_table(report)] if report["chexpert"] else []),
+        "## Confidence\n\n" + _confidence_table(report),
+        *(["## Where it looks\n\n" + _grounding_table(report)] if report["grounding"] else []),
+        "## Consistency\n\n" + _consistency_table(report),
+        *(["## Compared with another model\n\n" + _compare_table(report)] if report["compare"] else []),
+        "## Audit\n\n" + _audit_lines(report),
         "## Every question of the split by its fate\n\n" + _counts_table(report),
         "## Provenance\n\n" + _table(["what", "value"], [[k, f"`{v}`"] for k, v in source.items()]),
     ]
@@ -107,9 +125,9 @@ def _remark(report: dict, row: str) -> str:
 
 
 def _headline_table(report: dict) -> str:
-    header = ["row", *(f"{name} ({_SHORT[HEADLINE[head]]})" for name, head in GROUPS.items())]
+    header = ["row", *(f"{name} ({short(HEADLINE[head])})" for name, head in GROUPS.items())]
     body = [
-        [_label(report, row), *(number(report["rows"][row][name][HEADLINE[head]]) for name, head in GROUPS.items())]
+        [row_label(report, row), *(number(report["rows"][row][name][HEADLINE[head]]) for name, head in GROUPS.items())]
         for row in ROWS
     ]
     body.append([f"**gain of model over {BASELINE}**", *(interval(report["gain"][name]) for name in GROUPS)])
@@ -124,21 +142,21 @@ def _headline_table(report: dict) -> str:
 
 def _head_table(report: dict, name: str) -> str:
     metrics = list(report["rows"]["model"][name])
-    body = [[_label(report, row), *(number(report["rows"][row][name][m]) for m in metrics)] for row in ROWS]
+    body = [[row_label(report, row), *(number(report["rows"][row][name][m]) for m in metrics)] for row in ROWS]
     own = report["interval"][name]
     bounds = "n/a" if own["low"] is None else f"{own['low']:.3f} to {own['high']:.3f}"
     note = (
-        f"\n\nInterval of the model's {_SHORT[own['metric']]}: {bounds} "
+        f"\n\nInterval of the model's {short(own['metric'])}: {bounds} "
         f"({own['n_patients']:,} patients; {own['dropped']:,} of {own['resamples']:,} resamples left out as undefined)."
     )
-    return _table(["row", *(_SHORT.get(m, m) for m in metrics)], body) + note
+    return _table(["row", *(short(m) for m in metrics)], body) + note
 
 
 def _type_table(report: dict) -> str:
     body = []
     for kind, rows in report["by_type"].items():
         metric = "micro_f1" if "micro_f1" in rows["model"] else "balanced_accuracy"
-        body.append([kind, number(rows["model"]["n"]), _SHORT[metric], *(number(rows[row][metric]) for row in ROWS)])
+        body.append([kind, number(rows["model"]["n"]), short(metric), *(number(rows[row][metric]) for row in ROWS)])
     return _table(["type", "n", "metric", *ROWS], body)
 
 
@@ -148,6 +166,49 @@ def _chexpert_table(report: dict) -> str:
     ]
     body.append(["mean of the defined", number(report["headline"]["chexpert_mean_auroc"]), "", ""])
     return _table(["label", "AUROC", "positive", "negative"], body)
+
+
+def _confidence_table(report: dict) -> str:
+    body = []
+    for head, found in report["confidence"].items():
+        for kind in ("raw", "tempered"):
+            if kind in found:
+                numbers = [found[kind].get(name) for name in ("temperature", "ece", "brier", "nll")]
+                curve = found["risk_coverage"]
+                body.append([f"{head}, {kind}", *map(number, numbers), number(curve and curve["accuracy_at_80"])])
+    return _table(["head", "temperature", "ECE", "Brier", "NLL", "right at 80 % coverage"], body)
+
+
+def _grounding_table(report: dict) -> str:
+    found = report["grounding"]["questions"]
+    metrics = [metric for metric in found["all"] if metric != "n"]
+    body = [[name, number(of["n"]), *(number(of[metric]["value"]) for metric in metrics)] for name, of in found.items()]
+    return _table(["questions", "n", *(metric.replace("_", " ") for metric in metrics)], body)
+
+
+def _consistency_table(report: dict) -> str:
+    body = [
+        [name, number(of["pairs"]), number(of["consistent"]), number(of["consistent_targets"])]
+        for name, of in report["consistency"].items()
+    ]
+    return _table(["contradiction", "pairs", "consistent answers", "consistent targets"], body)
+
+
+def _compare_table(report: dict) -> str:
+    found = report["compare"]
+    body = [[name, short(one["metric"]), interval(one), number(one.get("p"))] for name, one in found["groups"].items()]
+    body += [
+        [name, short(one["metric"]), interval(one), number(one.get("p_holm"))] for name, one in found["types"].items()
+    ]
+    return _table(["", "metric", "difference", "p (types: Holm)"], body)
+
+
+def _audit_lines(report: dict) -> str:
+    audit = report["audit"]
+    found = [*audit.get("findings", ()), *audit["leaks"]]
+    if not found:
+        found = ["nothing found" if audit.get("patients") else "splits were not compared (--controls none)"]
+    return "\n".join(f"- {line}" for line in found)
 
 
 def _counts_table(report: dict) -> str:

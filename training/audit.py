@@ -1,0 +1,94 @@
+"""What would make a score worthless: the same patients or pictures in training, answers that do not come from the image."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from data.image_hashes import close_pairs, image_hashes
+from data.index import SPLITS, Index
+
+SHOWN = 5
+"""Most examples of a finding; ids are hashed"""
+
+
+def audit_index(index: Index, split: str) -> dict:
+    """Between the split that is evaluated and training: shared patients, studies, images, and images that look the same.
+
+    Returns:
+        `patients`, `studies`, `images`, `same_pictures`: each `n` and up to five `examples` of hashed ids (pictures: pairs);
+        `unknown_names`: kind -> share of the release's names of that kind that no table knows; `findings`: sentences.
+    """
+    train, own = (_split_rows(index, name) for name in ("train", split))
+    studies, images = index.studies, index.images
+    found = {
+        "patients": _shared(studies["subject_id"][train], studies["subject_id"][own]),
+        "studies": _shared(studies["study_id"][train], studies["study_id"][own]),
+    }
+    in_split = np.isin(images["study"], own)
+    in_train = np.isin(images["study"], train)
+    ids = np.array(index.image_ids(np.arange(len(images["study"]))))
+    found["images"] = _shared(ids[in_train], ids[in_split])
+    found["same_pictures"] = _same_pictures(index, np.flatnonzero(in_train), np.flatnonzero(in_split), ids)
+    findings = [
+        f"{found[kind]['n']:,} {what} of the split {split} in training too"
+        for kind, what in (
+            ("patients", "patient(s) are"),
+            ("studies", "studies are"),
+            ("images", "image(s) are"),
+            ("same_pictures", "image(s) look the same as one that is"),
+        )
+        if found[kind]["n"]
+    ]
+    return found | {"unknown_names": unknown_names(index), "findings": findings}
+
+
+def leaks(gains: dict[str, dict[str, dict]], intervals: dict[str, dict[str, dict]]) -> list[str]:
+    """Sentences for what the rows of a report betray: answers that stay right when the image is another patient's.
+
+    Args:
+        gains: `gains` of the report; intervals: paired intervals of `shuffled_image` minus `question_only` by group.
+    """
+    found = []
+    for group, gain in intervals.items():
+        own = gains.get("question_only", {}).get(group, {})
+        if gain["low"] is None or own.get("value") is None or gain["low"] <= 0:
+            continue
+        share = gain["value"] / own["value"] if own["value"] > 0 else 1.0
+        if share >= LEAKING_SHARE:
+            found.append(
+                f"{group}: {100 * min(share, 1):.0f} % of the gain over question_only stays when the image is another "
+                "patient's: these answers do not come from the image (a leak, or a prior that the control lacks)"
+            )
+    return found
+
+
+LEAKING_SHARE = 0.5
+"""Of the gain over the text-only control: what may stay without the image is what a better reader of questions would gain"""
+
+
+def unknown_names(index: Index) -> dict[str, int]:
+    """kind -> occurrences of names in the release that no table knows."""
+    return {kind: int(sum(names.values())) for kind, names in index.meta.get("unmapped", {}).items()}
+
+
+def _split_rows(index: Index, split: str) -> np.ndarray:
+    return np.flatnonzero(index.studies["split"] == SPLITS.index(split))
+
+
+def _shared(train: np.ndarray, own: np.ndarray) -> dict:
+    both = np.intersect1d(train, own)
+    return {"n": len(both), "examples": [hashed_id(value) for value in both[:SHOWN]]}
+
+
+def _same_pictures(index: Index, train: np.ndarray, own: np.ndarray, ids: np.ndarray) -> dict:
+    hashes = image_hashes(index)
+    pairs = list(close_pairs(np.asarray(hashes[own]), np.asarray(hashes[train]))) if len(own) and len(train) else []
+    examples = [[hashed_id(ids[own[a]]), hashed_id(ids[train[b]]), bits] for a, b, bits in pairs[:SHOWN]]
+    return {"n": len({a for a, *_ in pairs}), "examples": examples}
+
+
+def hashed_id(value: object) -> str:
+    """Twelve hex digits that name an id without showing it."""
+    return hashlib.sha256(str(value).encode()).hexdigest()[:12]
