@@ -49,8 +49,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--compute_attention", action="store_true", help="score where the model looks against the answer's boxes"
     )
+    parser.add_argument(
+        "--cross_dataset", action="store_true", help="evaluate on VQA-RAD instead, with the test split of the field"
+    )
+    parser.add_argument("--vqa_rad_path", metavar="DIR", help="folder of VQA-RAD: trainset.json, testset.json, images/")
     add_common_arguments(parser)
     args = parser.parse_args(argv)
+    if args.cross_dataset and not args.vqa_rad_path:
+        parser.error("--cross_dataset: give the folder of VQA-RAD as --vqa_rad_path")
+    if args.vqa_rad_path and not args.cross_dataset:
+        parser.error("--vqa_rad_path: add --cross_dataset to evaluate on it")
+    if args.cross_dataset and not args.model_path:
+        parser.error("--cross_dataset: give the model as --model_path")
     if not (args.model_path or args.predictions):
         parser.error("one of --model_path and --predictions is needed")
     if args.predictions and (args.compute_attention or args.graph != "predicted"):
@@ -67,7 +77,7 @@ def main(argv: list[str]) -> int:
     paths = [Path(path) if path else None for path in (args.model_path, args.predictions, args.compare)]
     job = EvaluationJob(
         model_path=paths[0],
-        split=args.split,
+        split="test" if args.cross_dataset else args.split,
         graph=args.graph,
         controls=args.controls == "all",
         attention=args.compute_attention,

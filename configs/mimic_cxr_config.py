@@ -68,6 +68,8 @@ class DataConfig:
     """Folder of MIMIC-CXR-JPG; the environment variable MIMIC_CXR_PATH when empty."""
     mimic_qa_path: str = ""
     """Folder of MIMIC-Ext-CXR-QBA or of one of its exports; MIMIC_QA_PATH when empty."""
+    vqa_rad_path: str = ""
+    """Folder of VQA-RAD: it is read instead of the two above, to fine-tune the model of `training.init_from`."""
     index_dir: str = ""
     """Where index and image store go; `./data_cache/<fingerprint>` when empty."""
     image_size: int = 224

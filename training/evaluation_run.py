@@ -29,6 +29,7 @@ from training.audit import audit_index
 from training.cohort import patient_strata, radiologist_labels
 from training.evaluation import Evaluation, evaluate, evaluate_given
 from training.evaluation_settings import EvaluationJob, check_folders
+from training.external import vqa_rad
 from training.markdown import render_markdown
 from training.metrics.confidence import fit_temperature
 from training.prediction_files import read_predictions, write_predictions
@@ -116,7 +117,7 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
         the report, and the path of report.json.
     """
     model = load_model(job) if job.model_path else None
-    index = ensure_index(config)
+    index = vqa_rad(config, job.model_path) if config.data.vqa_rad_path else ensure_index(config)
     if model:
         check_fits(index, model.vocabulary, job.model_path)
     if index.is_synthetic:

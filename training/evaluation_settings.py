@@ -14,7 +14,7 @@ from configs.mimic_cxr_config import Config, LoadedConfig, config_from_args, loa
 from utils.errors import CheckpointError
 
 QUESTION_ONLY = "question_only"
-FLAGS = {"output_dir": "evaluation.output_dir"}
+FLAGS = {"output_dir": "evaluation.output_dir", "vqa_rad_path": "data.vqa_rad_path"}
 
 
 @dataclass(frozen=True)
