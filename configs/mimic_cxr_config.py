@@ -39,6 +39,8 @@ class ModelConfig:
     """With `pretrained: false`: `BertConfig` values of the encoder that is trained from scratch."""
     pretrained: bool = True
     """Load pretrained weights of both encoders. False: random weights, word pieces trained on the questions."""
+    text_pretrained: bool = True
+    """False: the text encoder keeps its form and word pieces but starts from random weights (an ablation)."""
     hidden_dim: int = 512
     """Width D of projected image features, fusion and heads."""
     fusion: str = "sim"
@@ -56,6 +58,8 @@ class ModelConfig:
     dropout: float = 0.1
     drop_path: float = 0.1
     """Stochastic depth of the image encoder."""
+    joint_head: bool = False
+    """One network for the classes of all heads instead of one for each (an ablation)."""
     max_question_length: int = 64
     """Longest question in word pieces; longer ones are cut and counted."""
 
@@ -95,6 +99,8 @@ class DataConfig:
     scale_fraction: float = 0.1
     shift_fraction: float = 0.05
     intensity_fraction: float = 0.1
+    blank_images: bool = False
+    """Every image is black (an ablation: what is learned then does not come from images)."""
     max_samples: int = 0
     """Most questions of the training split, for trials; 0: all."""
     max_bad_fraction: float = 0.01

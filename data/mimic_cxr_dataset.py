@@ -151,7 +151,8 @@ class VQADataset:
     def _images(self, rows: np.ndarray, frame: Frame, augmentation: Augmentation | None) -> Pictures | FeatureMaps:
         if self.image_features is not None:
             return FeatureMaps(torch.from_numpy(self.image_features[rows]))
-        return Pictures.collect(self.index.pixels, rows, frame, self.data.image_size, augmentation)
+        blank = self.data.blank_images
+        return Pictures.collect(self.index.pixels, rows, frame, self.data.image_size, augmentation, blank)
 
     def _augmentation(self, epoch: Epoch | BalancedDraw, which: np.ndarray) -> Augmentation | None:
         data = self.data
@@ -170,7 +171,8 @@ class VQADataset:
     def canonical_images(self, image_rows: np.ndarray) -> torch.Tensor:
         """Stored images (n,) as the model sees them, without augmentation: (n, 1, S, S) float32."""
         frame = self._frame(image_rows)
-        return Pictures.collect(self.index.pixels, image_rows, frame, self.data.image_size).render()
+        blank = self.data.blank_images
+        return Pictures.collect(self.index.pixels, image_rows, frame, self.data.image_size, blank=blank).render()
 
     def mean_image(self, most: int = 2000) -> torch.Tensor:
         """Mean of the split's canonical images, letter-boxed: (S, S) float32. Of more than `most`, evenly spaced ones are used."""

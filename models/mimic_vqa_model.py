@@ -36,7 +36,7 @@ from models.encoders import (
     text_model_from_config,
 )
 from models.graph_reader import GraphReader
-from models.heads import AnswerHeads, chexpert_head, question_type_head
+from models.heads import answer_heads, chexpert_head, question_type_head
 from models.layers import Switchable, take
 from models.scene_graph import GraphPrediction, RegionPredictor, no_graph
 from models.sim import SimFusion, build_fusion
@@ -107,7 +107,7 @@ class SSGVQA(Switchable):
         width = config.hidden_dim
         self.region_predictor = RegionPredictor(config, num_entities)
         self.fusion = build_fusion(config, num_entities, num_region_rows)
-        self.heads = AnswerHeads(width, config.dropout)
+        self.heads = answer_heads(config)
         self.reader = GraphReader(width, num_entities) if config.fusion != "none" else None
         self.chexpert = chexpert_head(2 * width, width, config.dropout)
         self.question_type = question_type_head(width)
@@ -232,7 +232,7 @@ class SSGVQA(Switchable):
 
     def pretrained_modules(self) -> list[nn.Module]:
         """The parts that start from pretrained weights unless `pretrained` is false."""
-        return [self.image_encoder.backbone, self.question_encoder.model]
+        return [self.image_encoder.backbone, *([self.question_encoder.model] if self.config.text_pretrained else [])]
 
     def save_pretrained(
         self,

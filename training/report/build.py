@@ -98,7 +98,7 @@ def build_report(
     questions = evaluation.questions
     answered = answers_of_rows(evaluation)
     scorer = Scorer(questions, samples=samples, confidence=confidence, seed=seed)
-    members = {name: _members(questions, name) for name in GROUPS}
+    members = {name: members_of(questions, name) for name in GROUPS}
     scored = {
         row: {name: scorer.score(answered[row], head, members[name], ranks=True) for name, head in GROUPS.items()}
         for row in ROWS
@@ -157,7 +157,7 @@ def answers_of_rows(evaluation: Evaluation) -> Answered:
     return answered | ({"model": evaluation.given} if evaluation.given else {})
 
 
-def _members(questions: QuestionSet, group: str) -> np.ndarray:
+def members_of(questions: QuestionSet, group: str) -> np.ndarray:
     """Positions among the head's questions that belong to a column of the report."""
     types = questions.type[questions.of(GROUPS[group])]
     copies = np.array([t.copies for t in QUESTION_TYPES])[types]
@@ -247,7 +247,7 @@ def _compare(scorer: Scorer, questions: QuestionSet, model: Predictions, other: 
     """`groups` and `types`: headline metric of the model minus that of other answers; p adjusted over the types."""
     groups, types = {}, {}
     for name, head in GROUPS.items():
-        members = _members(questions, name)
+        members = members_of(questions, name)
         both = [scorer.score(one, head, members) for one in (model, other)]
         groups[name] = _json(head, scorer.gain(*both, HEADLINE[head]))
     for number in np.unique(questions.type):
