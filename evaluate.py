@@ -50,6 +50,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--compute_attention", action="store_true", help="score where the model looks against the answer's boxes"
     )
     parser.add_argument(
+        "--with_images", action="store_true", help="films with boxes in report.html; on real data it must stay private"
+    )
+    parser.add_argument(
         "--cross_dataset", action="store_true", help="evaluate on VQA-RAD instead, with the test split of the field"
     )
     parser.add_argument("--vqa_rad_path", metavar="DIR", help="folder of VQA-RAD: trainset.json, testset.json, images/")
@@ -63,7 +66,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.error("--cross_dataset: give the model as --model_path")
     if not (args.model_path or args.predictions):
         parser.error("one of --model_path and --predictions is needed")
-    if args.predictions and (args.compute_attention or args.graph != "predicted"):
+    if args.predictions and (args.compute_attention or args.with_images or args.graph != "predicted"):
         parser.error("--predictions: where another model looks, or from which graph it answers, is not in its file")
     return args
 
@@ -80,7 +83,8 @@ def main(argv: list[str]) -> int:
         split="test" if args.cross_dataset else args.split,
         graph=args.graph,
         controls=args.controls == "all",
-        attention=args.compute_attention,
+        attention=args.compute_attention or args.with_images,
+        pictures=args.with_images,
         predictions=paths[1],
         compare=paths[2],
     )

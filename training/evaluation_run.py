@@ -36,6 +36,7 @@ from training.prediction_files import read_predictions, write_predictions
 from training.predictions import QuestionSet, question_fates
 from training.report import Extras, answers_of_rows, build_report
 from training.report.html import render_html
+from training.report.pictures import pictures
 from utils.allocator import keep_freed_memory
 from utils.errors import CheckpointError, DataError
 from utils.utils import get_logger, write_atomic, write_json, writing_to
@@ -142,7 +143,7 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
     )
     if job.split == "test":
         record_test(job, report)
-    return report, _write(Path(config.evaluation.output_dir), report, evaluation)
+    return report, _write(Path(config.evaluation.output_dir), report, evaluation, job.pictures)
 
 
 def _from_model(job: EvaluationJob, config: Config, index: Index, model: LoadedModel) -> Evaluation:
@@ -214,14 +215,17 @@ def questions_of_split(index: Index, split: str, config: Config, tokenizer) -> V
     )
 
 
-def _write(folder: Path, report: dict, evaluation: Evaluation) -> Path:
+def _write(folder: Path, report: dict, evaluation: Evaluation, with_pictures: bool) -> Path:
     with writing_to(folder, "free space, or name another folder with --output_dir"):
         folder.mkdir(parents=True, exist_ok=True)
-        for row, answered in answers_of_rows(evaluation).items():
+        answers = answers_of_rows(evaluation)
+        for row, answered in answers.items():
             if answered:
                 name = "predictions.parquet" if row == "model" else f"{CONTROLS}/{row}.parquet"
                 write_predictions(folder / name, answered, {"graph": evaluation.graph, "row": row})
-        write_atomic(folder / "report.html", render_html(report))
+        write_atomic(
+            folder / "report.html", render_html(report, pictures(evaluation, answers["model"]) if with_pictures else "")
+        )
         write_atomic(folder / "report.md", render_markdown(report))
         write_json(folder / "report.json", report)  # last: where it is, the others are
     return folder / "report.json"

@@ -30,6 +30,8 @@ class EvaluationJob:
     controls: bool = True
     attention: bool = False
     """Keep where the model looks, and score it against the answer's boxes"""
+    pictures: bool = False
+    """Films with boxes in report.html"""
     predictions: Path | None = None
     """Answers of any model, scored instead of the model's own"""
     compare: Path | None = None

@@ -38,6 +38,15 @@ def confusion(answered: Predictions) -> dict[str, list[list[int]]]:
     return table
 
 
+def right_answers(answered: Predictions) -> np.ndarray:
+    """(n,) bool: exactly the target."""
+    right = np.zeros(len(answered.questions), dtype=bool)
+    for head, spec in HEADS.items():
+        same = answered.predictions[head] == answered.questions.targets(head)
+        right[answered.questions.of(head)] = same.all(1) if spec.multi_label else same
+    return right
+
+
 def worst_errors(answered: Predictions) -> list[dict]:
     """The surest wrong answers: row of predictions.parquet, type, what was said and what is true; ids only as hashes.
 
@@ -66,13 +75,14 @@ def _error(questions: QuestionSet, answered: Predictions, head: Head, place: int
         "row": position,
         "study": hashlib.sha256(str(study).encode()).hexdigest()[:12],
         "type": QUESTION_TYPES[questions.type[position]].name,
-        "said": _names(head, answered.predictions[head][place]),
-        "truth": _names(head, questions.targets(head)[place]),
+        "said": names_of(head, answered.predictions[head][place]),
+        "truth": names_of(head, questions.targets(head)[place]),
         "distance": distance,
     }
 
 
-def _names(head: Head, answer: np.ndarray) -> str:
+def names_of(head: Head, answer: np.ndarray) -> str:
+    """An answer in words."""
     spec = HEADS[head]
     if not spec.multi_label:
         return spec.classes[int(answer)]

@@ -13,6 +13,7 @@ from training.evaluation import Looks
 from training.metrics.grounding import Overlap, box_iou, overlap
 from training.prediction_files import Predictions
 from training.predictions import QuestionSet
+from training.report.details import right_answers
 from training.report.scorer import Scorer
 
 IOU_STEPS = {"iou_at_30": 0.3, "iou_at_50": 0.5}
@@ -30,7 +31,7 @@ def grounding(scorer: Scorer, looks: Looks, answered: Predictions) -> dict:
     questions = answered.questions
     boxes, has_box = region_boxes(questions.index, looks.images)
     position, measured = _measured(questions, looks, boxes, has_box)
-    right = _right(questions, answered)[position]
+    right = right_answers(answered)[position]
     numbers = {
         "mean_iou": measured.iou,
         "mean_iop": measured.iop,
@@ -83,15 +84,6 @@ def _by_image(image: np.ndarray, positions: np.ndarray) -> Iterator[tuple[int, n
     for some in np.split(positions, np.flatnonzero(np.diff(image[positions])) + 1):
         if len(some):
             yield int(image[some[0]]), some
-
-
-def _right(questions: QuestionSet, answered: Predictions) -> np.ndarray:
-    """(n,) bool: exactly the answer."""
-    right = np.zeros(len(questions), dtype=bool)
-    for head, spec in HEADS.items():
-        same = answered.predictions[head] == questions.targets(head)
-        right[questions.of(head)] = same.all(1) if spec.multi_label else same
-    return right
 
 
 def _regions(looks: Looks, boxes: np.ndarray, has_box: np.ndarray) -> dict[str, dict[str, float | int | None]]:
