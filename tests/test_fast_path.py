@@ -20,6 +20,7 @@ from data.batch import TokenBatch
 from models import encoders, scene_graph
 from models.compiling import WARM_UP
 from models.encoders import QuestionEncoder, text_model_from_config
+from models.layers import Dropout, dropout
 from models.mimic_vqa_model import SSGVQA
 from models.packing import Packing
 from models.question_only import QuestionOnly
@@ -146,7 +147,7 @@ def dropout_off(model: nn.Module) -> nn.Module:
 
 def observed(off: list[str], monkeypatch) -> dict[str, object]:
     """How a forward pass computes."""
-    model, seen = build(), {"fused": 0, "roi_align": 0}
+    model, seen = build(), {"fused": 0, "roi_align": 0, "dropout": 0}
     model.switch(FastPath.without(off))
     backbone = model.image_encoder.backbone
 
@@ -162,6 +163,12 @@ def observed(off: list[str], monkeypatch) -> dict[str, object]:
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", count("fused", F.scaled_dot_product_attention))
     monkeypatch.setattr(scene_graph, "roi_align", count("roi_align", scene_graph.roi_align))
+    layer = next(module for module in model.fusion.modules() if isinstance(module, Dropout))
+    layer.p = 0.5
+    with monkeypatch.context() as within:
+        within.setattr(F, "dropout", count("dropout", F.dropout))
+        layer.train()(torch.ones(8))
+    layer.eval()
     stem = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
     note(stem, lambda args, out: {"images": len(args[0]), "channels": args[0].shape[1]})
     note(model.question_encoder.model.embeddings, lambda args, out: {"tokens": out.shape[:2].numel()})
@@ -188,6 +195,7 @@ EFFECTS = {
     "fused_attention": {"fused": 0},
     "channels_last": {"channels last": False},
     "one_channel_stem": {"channels": 3},
+    "quick_dropout": {"dropout": 1},
 }
 
 
@@ -472,3 +480,33 @@ def test_the_engine_compiles_when_it_is_asked_to(monkeypatch):
         model = build()
         TorchEngine(TrainingConfig(compile=compile_it), model, 10, single())
         assert asked == ([model] if compile_it else [])
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 1.0])
+def test_quick_dropout_drops_and_keeps_the_mean(p):
+    torch.manual_seed(0)
+    x = torch.full((400, 501), 2.0, requires_grad=True)
+    out = dropout(x, p, quick=True)
+    out.sum().backward()
+    dropped = out == 0
+    assert dropped.float().mean() == pytest.approx(p, abs=0.005)
+    assert out.mean().item() == pytest.approx(2.0 if p < 1 else 0, rel=0.01)
+    assert torch.equal(x.grad == 0, dropped), "gradients pass where numbers did"
+    kept = out[~dropped]
+    assert len(kept) == 0 or kept.unique().tolist() == pytest.approx([2 / (1 - p)], rel=1e-4)
+
+
+def test_quick_dropout_draws_each_number_by_itself():
+    """Numbers that one draw of 64 bits decides are as independent as any others."""
+    torch.manual_seed(0)
+    kept = (dropout(torch.ones(200_000), 0.3, quick=True) > 0).float() - 0.7
+    for distance in (1, 2, 3, 4, 8):
+        assert (kept[:-distance] * kept[distance:]).mean().abs() < 4 * 0.21 / 200_000**0.5
+    torch.manual_seed(0)
+    assert torch.equal(kept, (dropout(torch.ones(200_000), 0.3, quick=True) > 0).float() - 0.7), "the seed decides"
+
+
+def test_every_dropout_of_the_model_can_be_switched():
+    model = build(dropout=0.1)
+    assert not [module for module in model.modules() if type(module) is nn.Dropout and module.p]
+    assert sum(isinstance(module, Dropout) and module.p > 0 for module in model.modules()) > 10
