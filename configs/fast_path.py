@@ -24,6 +24,9 @@ class FastPath:
     short_padding: bool = True
     """Padding, where there is any, ends with the longest question of the batch. Off: it goes on to
     `model.max_question_length`; this implies `packed_tokens` off."""
+    length_parts: bool = True
+    """On a CPU, questions are answered in the order of their length, and read their tokens in a few parts, each padded to its
+    own longest. Off: padded to the longest of the batch."""
     late_nodes: bool = True
     """Nodes, their RoI features and their first projections are computed for each image and then handed to its questions.
     Off: for each question."""

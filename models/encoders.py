@@ -202,9 +202,14 @@ def text_attention(
     **kwargs,
 ) -> tuple[Tensor, None]:
     """Attention of a text encoder whose tokens are packed into one row, (1, H, P, d), as transformers calls it."""
-    split = [packing.unpack(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value)]
-    read = dot_product_attention(*split, packing.mask[:, None, None, :], dropout, scaling, fast)
-    return packing.pack(read.transpose(1, 2))[None], None
+
+    def read(part: Packing, *packed: Tensor) -> Tensor:
+        split = [part.unpack(x).transpose(1, 2) for x in packed]
+        return part.pack(
+            dot_product_attention(*split, part.mask[:, None, None, :], dropout, scaling, fast).transpose(1, 2)
+        )
+
+    return packing.each(read, tuple(x[0].transpose(0, 1) for x in (query, key, value)))[None], None
 
 
 PACKED_ATTENTION = "packed_tokens"
@@ -278,6 +283,8 @@ class QuestionEncoder(Switchable):
         if more:
             ids, mask = F.pad(ids, (0, more)), F.pad(mask, (0, more))
         packing = Packing.of(mask, not self.fast.packed_tokens, questions.real)
+        if self.in_parts(ids.device):
+            packing = packing.in_parts()
         if self.packable:
             return self._packed(packing.pack(ids), packing), packing
         return packing.pack(self.model(input_ids=ids, attention_mask=mask).last_hidden_state), packing
@@ -294,6 +301,10 @@ class QuestionEncoder(Switchable):
         longest = ids.shape[1] if self.fast.short_padding else max(ids.shape[1], self.longest)
         multiple = MULTIPLE.get(ids.device.type, 1) if self.packs else 1
         return -(-longest // multiple) * multiple
+
+    def in_parts(self, device: torch.device) -> bool:
+        """Whether questions come by length and read their tokens in parts."""
+        return self.fast.length_parts and self.packs and device.type == "cpu"
 
     @property
     def packs(self) -> bool:

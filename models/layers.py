@@ -150,10 +150,16 @@ class Attention(Switchable):
 
     def packed(self, x: Tensor, packing: Packing, first_only: bool = False) -> Tensor:
         """(P, D) packed tokens read the tokens of their own text; (P, D), or (N, D) with `first_only`."""
-        memory = packing.unpack(self.keys_values(x))
-        query = self.query(packing.first(x))[:, None] if first_only else packing.unpack(self.query(x))
-        read = attend(query, memory, self.heads, packing.mask, self.fast)
-        return self.out(read[:, 0] if first_only else packing.pack(read))
+
+        def read(part: Packing, keys_values: Tensor, query: Tensor) -> Tensor:
+            query = query[:, None] if first_only else part.unpack(query)
+            found = attend(query, part.unpack(keys_values), self.heads, part.mask, self.fast)
+            return found[:, 0] if first_only else part.pack(found)
+
+        keys_values, query = self.keys_values(x), self.query(packing.first(x) if first_only else x)
+        return self.out(
+            packing.each(read, (keys_values,), (query,)) if first_only else packing.each(read, (keys_values, query))
+        )
 
 
 class SelfBlock(nn.Module):

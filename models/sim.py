@@ -138,9 +138,12 @@ class FusionLayer(Switchable):
         """(P, D) tokens, (B, N + 1, D) image memory, (Q, R, D) nodes -> (P, D); `last` gives (Q, D), the first tokens'."""
         query = self.query(self.norm(x))
         from_image = groups.attend(query, self.image(image), self.heads, self.fast)
-        from_nodes = packing.pack(attend(packing.unpack(query), self.nodes(nodes), self.heads, fast=self.fast))
+        from_nodes = packing.each(self._read_nodes, (query,), (self.nodes(nodes),))
         read = torch.cat([from_image, from_nodes], dim=-1)
         return self.block.packed(x + self.dropout(self.out(read)), packing, first_only=last)
+
+    def _read_nodes(self, part: Packing, query: Tensor, keys_values: Tensor) -> Tensor:
+        return part.pack(attend(part.unpack(query), keys_values, self.heads, fast=self.fast))
 
 
 @dataclass
@@ -187,6 +190,8 @@ class SimFusion(Switchable):
         memory = self._run(self._node_memory, features, graph, grounding, texts, question_of, image_of)
         image = self.image_norm(torch.cat([features.grid, features.global_token[:, None]], dim=1))
         packing, source = texts.packing.select(question_of, texts.asked)
+        if texts.packing.parts:
+            packing = packing.in_parts()
         if self.fast.grouped_attention:
             of_token = image_of.index_select(0, packing.rows())
             groups = ImageGroups.of(of_token, len(image), read_back=of_token.device.type == "cpu")
