@@ -1,7 +1,7 @@
 """The ideas that make a step fast, each of which can be switched off to see what it brings.
 
-They change no result: with all of them off the model computes the same numbers, up to rounding, in the same shapes,
-from the same weights.
+They change no result: with all of them off the model computes the same numbers, up to rounding and what dropout draws, in
+the same shapes, from the same weights.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ class FastPath:
     short_padding: bool = True
     """Padding, where there is any, ends with the longest question of the batch. Off: it goes on to
     `model.max_question_length`; this implies `packed_tokens` off."""
+    length_parts: bool = True
+    """On a CPU, questions are answered in the order of their length, and read their tokens in a few parts, each padded to its
+    own longest. Off: padded to the longest of the batch."""
     late_nodes: bool = True
     """Nodes, their RoI features and their first projections are computed for each image and then handed to its questions.
     Off: for each question."""
@@ -38,6 +41,10 @@ class FastPath:
     one_channel_stem: bool = True
     """The first convolution reads one grey channel. Off: three equal ones, with a third of its kernel for each."""
 
+    quick_dropout: bool = True
+    """On a CPU, dropout takes 16 random bits for each number instead of a whole draw. Off: PyTorch's. Without dropout in
+    training the same; with it, other random numbers of the same distribution."""
+
     @staticmethod
     def without(names: Iterable[str]) -> FastPath:
         """The switches with these off, and with those that they imply."""
@@ -46,6 +53,8 @@ class FastPath:
             off.add("packed_tokens")
         return FastPath(**dict.fromkeys(off, False))
 
+
+ALL_ON = FastPath()
 
 FAST_PATH = tuple(f.name for f in fields(FastPath))
 """The names of the switches."""

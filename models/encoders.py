@@ -13,11 +13,12 @@ from timm.layers import Format
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModel, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from configs.fast_path import FastPath
 from configs.mimic_cxr_config import ModelConfig
 from data.batch import TokenBatch
 from data.feature_store import FeatureMaps
 from data.tensor_group import TensorGroup
-from models.layers import Mlp, PositionEncoding, Switchable, dot_product_attention
+from models.layers import Dropout, Mlp, PositionEncoding, Switchable, dot_product_attention
 from models.packing import Packing, TokenStates
 from models.pretrained import load_text_model, load_tokenizer, load_visual, visual_source
 from models.tokenizer import train_tokenizer
@@ -197,13 +198,18 @@ def text_attention(
     scaling: float | None = None,
     *,
     packing: Packing,
-    fused: bool,
+    fast: FastPath,
     **kwargs,
 ) -> tuple[Tensor, None]:
     """Attention of a text encoder whose tokens are packed into one row, (1, H, P, d), as transformers calls it."""
-    split = [packing.unpack(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value)]
-    read = dot_product_attention(*split, packing.mask[:, None, None, :], dropout, scaling, fused)
-    return packing.pack(read.transpose(1, 2))[None], None
+
+    def read(part: Packing, *packed: Tensor) -> Tensor:
+        split = [part.unpack(x).transpose(1, 2) for x in packed]
+        return part.pack(
+            dot_product_attention(*split, part.mask[:, None, None, :], dropout, scaling, fast).transpose(1, 2)
+        )
+
+    return packing.each(read, tuple(x[0].transpose(0, 1) for x in (query, key, value)))[None], None
 
 
 PACKED_ATTENTION = "packed_tokens"
@@ -225,6 +231,7 @@ class QuestionEncoder(Switchable):
     def __init__(self, text_model: PreTrainedModel, config: ModelConfig):
         super().__init__()
         self.model = text_model
+        Dropout.take_the_place_of_others(text_model)
         self.longest = config.max_question_length
         self.packable = text_model.config.model_type in PACKABLE
         self._own_attention = text_model.config._attn_implementation
@@ -276,6 +283,8 @@ class QuestionEncoder(Switchable):
         if more:
             ids, mask = F.pad(ids, (0, more)), F.pad(mask, (0, more))
         packing = Packing.of(mask, not self.fast.packed_tokens, questions.real)
+        if self.in_parts(ids.device):
+            packing = packing.in_parts()
         if self.packable:
             return self._packed(packing.pack(ids), packing), packing
         return packing.pack(self.model(input_ids=ids, attention_mask=mask).last_hidden_state), packing
@@ -284,7 +293,7 @@ class QuestionEncoder(Switchable):
         """(P,) word pieces -> (P, width)."""
         row = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "position_ids": packing.columns()}
         row = {name: values[None] for name, values in row.items()}
-        options = {"packing": packing, "fused": self.fast.fused_attention, "use_cache": False}
+        options = {"packing": packing, "fast": self.fast, "use_cache": False}
         return self.model(**row, **options).last_hidden_state[0]
 
     def _width(self, ids: Tensor) -> int:
@@ -292,6 +301,10 @@ class QuestionEncoder(Switchable):
         longest = ids.shape[1] if self.fast.short_padding else max(ids.shape[1], self.longest)
         multiple = MULTIPLE.get(ids.device.type, 1) if self.packs else 1
         return -(-longest // multiple) * multiple
+
+    def in_parts(self, device: torch.device) -> bool:
+        """Whether questions come by length and read their tokens in parts."""
+        return self.fast.length_parts and self.packs and device.type == "cpu"
 
     @property
     def packs(self) -> bool:

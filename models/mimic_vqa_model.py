@@ -12,7 +12,7 @@ caller passes one: `graph=` a `SceneGraph`, or a function of the prediction.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,6 +38,7 @@ from models.encoders import (
 from models.graph_reader import GraphReader
 from models.heads import answer_heads, chexpert_head, question_type_head
 from models.layers import Switchable, take
+from models.packing import LengthOrder
 from models.scene_graph import GraphPrediction, RegionPredictor, no_graph
 from models.sim import SimFusion, build_fusion
 
@@ -157,6 +158,23 @@ class SSGVQA(Switchable):
         self, features: ImageFeatures, graph: SceneGraph, questions: TokenBatch, question_of: Tensor, image_of: Tensor
     ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
         """As `answer`, and where each question looks: (Q, 26) shares of the graph's nodes, in all 1; None without a graph."""
+        if not self.question_encoder.in_parts(question_of.device) or questions.states is not None:
+            return self._answer(features, graph, questions, question_of, image_of)
+        order = LengthOrder.of(questions.attention_mask, question_of)
+        questions = replace(
+            questions,
+            input_ids=questions.input_ids.index_select(0, order.texts),
+            attention_mask=questions.attention_mask.index_select(0, order.texts),
+        )
+        image_of = image_of.index_select(0, order.questions)
+        logits, question_type, looks = self._answer(features, graph, questions, order.question_of, image_of)
+        logits = {head: order.undo_questions(values) for head, values in logits.items()}
+        looks = None if looks is None else order.undo_questions(looks)
+        return logits, order.undo_texts(question_type), looks
+
+    def _answer(
+        self, features: ImageFeatures, graph: SceneGraph, questions: TokenBatch, question_of: Tensor, image_of: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
         if self.fast.shared_questions:
             texts = self.question_encoder.encode(questions)
             first = texts.first()
@@ -224,6 +242,9 @@ class SSGVQA(Switchable):
 
     def compile_parts(self, **options) -> None:
         """`torch.compile` what takes most of the time; see `models.compiling`. `options` are those of `torch.compile`."""
+        self.switch(
+            replace(self.fast, length_parts=False)
+        )  # sizes that differ with every batch would be compiled each time
         of_images = [self.image_encoder.backbone, self.region_predictor]
         of_questions = [self.question_encoder.model, *self.fusion.parts_for_each_question()]
         if self.reader is not None:

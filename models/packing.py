@@ -5,10 +5,14 @@ Letters in shapes: N texts, T tokens of the longest, P packed tokens of all text
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+PARTS, LEAST_ROWS = 4, 4
+"""Tables of a packing in parts, and least rows of each"""
 
 
 @dataclass
@@ -19,12 +23,43 @@ class Packing:
     """(N, T) bool, True where a token is real; the first of each text is"""
     place: Tensor | None
     """(P,) int64 in the flat table, in its order; None: padding is kept, and all N * T places are tokens"""
+    parts: tuple[Part, ...] = ()
+    """Rows in a few pieces, each with a table of its own width; none: one table"""
 
     @staticmethod
     def of(mask: Tensor, keep_padding: bool = False, real: int | None = None) -> Packing:
         """The packing of an (N, T) mask of any kind of number, 0 where there is padding; `real`: as in `real_places`."""
         mask = mask.bool()
         return Packing(mask, None if keep_padding else real_places(mask, real))
+
+    def in_parts(self) -> Packing:
+        """The same with several tables, if that is worth it. The host reads lengths: for a CPU, with rows by length."""
+        rows = len(self.mask)
+        if self.place is None or rows < PARTS * LEAST_ROWS:
+            return self
+        end = self.mask.sum(1).cumsum(0)
+        bounds = [rows * number // PARTS for number in range(PARTS + 1)]
+        tokens = [0, *(int(end[bound - 1]) for bound in bounds[1:])]
+        parts = []
+        for number in range(PARTS):
+            chosen = slice(bounds[number], bounds[number + 1])
+            mask = self.mask[chosen]
+            mask = mask[:, : int(mask.any(0).nonzero().max()) + 1]
+            parts.append(Part(chosen, slice(tokens[number], tokens[number + 1]), Packing.of(mask)))
+        return Packing(self.mask, self.place, tuple(parts))
+
+    def each(
+        self, function: Callable[..., Tensor], tokens: tuple[Tensor, ...], rows: tuple[Tensor, ...] = ()
+    ) -> Tensor:
+        """function(packing, tokens..., rows...) of each part, one behind the other; `tokens` are (P, ...), `rows` (N, ...)."""
+        if not self.parts:
+            return function(self, *tokens, *rows)
+        return torch.cat(
+            [
+                function(part.packing, *(one[part.tokens] for one in tokens), *(one[part.rows] for one in rows))
+                for part in self.parts
+            ]
+        )
 
     def pack(self, padded: Tensor) -> Tensor:
         """(N, T, ...) -> (P, ...)."""
@@ -72,6 +107,48 @@ class Packing:
         if self.place is None:
             return torch.arange(self.mask.numel(), device=self.mask.device)
         return self.place
+
+
+@dataclass
+class Part:
+    """Some rows of a packing, one behind the other."""
+
+    rows: slice
+    tokens: slice
+    packing: Packing
+    """of these rows alone"""
+
+
+@dataclass
+class LengthOrder:
+    """Texts and questions by length, shortest first."""
+
+    texts: Tensor
+    """(U,) int64 which text comes at each place"""
+    questions: Tensor
+    """(Q,) int64 likewise"""
+    question_of: Tensor
+    """(Q,) int64 the text's place, for each question in the new order"""
+
+    @staticmethod
+    def of(mask: Tensor, question_of: Tensor) -> LengthOrder:
+        """For (U, T) texts and the (Q,) text of each question."""
+        texts = mask.sum(1).argsort(stable=True)
+        questions = _places_of(texts)[question_of].argsort(stable=True)
+        return LengthOrder(texts, questions, _places_of(texts)[question_of[questions]])
+
+    def undo_texts(self, values: Tensor) -> Tensor:
+        """(U, ...) in this order -> as they were."""
+        return values.index_select(0, _places_of(self.texts))
+
+    def undo_questions(self, values: Tensor) -> Tensor:
+        """(Q, ...) in this order -> as they were."""
+        return values.index_select(0, _places_of(self.questions))
+
+
+def _places_of(order: Tensor) -> Tensor:
+    """The inverse of a permutation."""
+    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
 
 
 @dataclass

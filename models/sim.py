@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from configs.fast_path import ALL_ON, FastPath
 from configs.mimic_cxr_config import ModelConfig
 from data.batch import SceneGraph
 from models.encoders import ImageFeatures
 from models.grounding import Grounding
-from models.layers import Attention, Mlp, SelfBlock, Switchable, attend, init_attention, take
+from models.layers import Attention, Dropout, Mlp, SelfBlock, Switchable, attend, init_attention, take
 from models.packing import Packing, TokenStates
 from models.scene_graph import NodeEmbedding, roi_features
 
@@ -64,11 +65,11 @@ class ImageGroups:
         """A group for each of Q questions, with its padding."""
         return ImageGroups(packing.mask.shape[1], image_of, packing.places())
 
-    def attend(self, query: Tensor, keys_values: Tensor, heads: int, fused: bool = True) -> Tensor:
+    def attend(self, query: Tensor, keys_values: Tensor, heads: int, fast: FastPath = ALL_ON) -> Tensor:
         """(P, D) queries over their image's (B, N, 2D) keys and values; (P, D)."""
         grouped = query.new_zeros(len(self.image) * self.size, query.shape[1]).index_copy_(0, self.slot, query)
         grouped = grouped.unflatten(0, (len(self.image), self.size))
-        read = attend(grouped, keys_values.index_select(0, self.image), heads, fused=fused)
+        read = attend(grouped, keys_values.index_select(0, self.image), heads, fast=fast)
         return read.flatten(0, 1).index_select(0, self.slot)
 
 
@@ -101,7 +102,7 @@ class NodeUpdate(Switchable):
             keys_values.index_select(0, question_of),
             SIM_HEADS,
             texts.packing.mask.index_select(0, question_of),
-            self.fast.fused_attention,
+            self.fast,
         )
         state = state.index_select(0, image_of) + self.ground(grounding)
         state = self.question_norm(state + self.question.out(read))
@@ -128,19 +129,21 @@ class FusionLayer(Switchable):
         self.nodes = nn.Linear(width, 2 * width)
         self.out = nn.Linear(2 * width, width)
         init_attention(self.query, self.image, self.nodes)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.block = SelfBlock(width, heads, dropout)
 
     def forward(
         self, x: Tensor, packing: Packing, image: Tensor, nodes: Tensor, groups: ImageGroups, last: bool
     ) -> Tensor:
         """(P, D) tokens, (B, N + 1, D) image memory, (Q, R, D) nodes -> (P, D); `last` gives (Q, D), the first tokens'."""
-        fused = self.fast.fused_attention
         query = self.query(self.norm(x))
-        from_image = groups.attend(query, self.image(image), self.heads, fused)
-        from_nodes = packing.pack(attend(packing.unpack(query), self.nodes(nodes), self.heads, fused=fused))
+        from_image = groups.attend(query, self.image(image), self.heads, self.fast)
+        from_nodes = packing.each(self._read_nodes, (query,), (self.nodes(nodes),))
         read = torch.cat([from_image, from_nodes], dim=-1)
         return self.block.packed(x + self.dropout(self.out(read)), packing, first_only=last)
+
+    def _read_nodes(self, part: Packing, query: Tensor, keys_values: Tensor) -> Tensor:
+        return part.pack(attend(part.unpack(query), keys_values, self.heads, fast=self.fast))
 
 
 @dataclass
@@ -187,6 +190,8 @@ class SimFusion(Switchable):
         memory = self._run(self._node_memory, features, graph, grounding, texts, question_of, image_of)
         image = self.image_norm(torch.cat([features.grid, features.global_token[:, None]], dim=1))
         packing, source = texts.packing.select(question_of, texts.asked)
+        if texts.packing.parts:
+            packing = packing.in_parts()
         if self.fast.grouped_attention:
             of_token = image_of.index_select(0, packing.rows())
             groups = ImageGroups.of(of_token, len(image), read_back=of_token.device.type == "cpu")

@@ -17,11 +17,12 @@ from transformers import BertModel, DistilBertConfig
 from configs.fast_path import FAST_PATH, FastPath
 from configs.mimic_cxr_config import Config, TrainingConfig, load_config
 from data.batch import TokenBatch
-from models import encoders, scene_graph
+from models import encoders, packing, scene_graph
 from models.compiling import WARM_UP
 from models.encoders import QuestionEncoder, text_model_from_config
+from models.layers import Dropout, dropout
 from models.mimic_vqa_model import SSGVQA
-from models.packing import Packing
+from models.packing import LengthOrder, Packing
 from models.question_only import QuestionOnly
 from tests.small_model import (
     IMAGE_OF,
@@ -44,6 +45,11 @@ MORE_TEXTS = [*TEXTS, "Is there a fracture of the left lower rib in this image?"
 """The last one is asked by nobody."""
 COUNT = 4
 """Images, the last one without a question."""
+
+
+@pytest.fixture(autouse=True)
+def few_rows_are_enough_for_parts(monkeypatch):
+    monkeypatch.setattr(packing, "LEAST_ROWS", 1)
 
 
 def mixed_graph(prediction):
@@ -146,7 +152,7 @@ def dropout_off(model: nn.Module) -> nn.Module:
 
 def observed(off: list[str], monkeypatch) -> dict[str, object]:
     """How a forward pass computes."""
-    model, seen = build(), {"fused": 0, "roi_align": 0}
+    model, seen = build(), {"fused": 0, "roi_align": 0, "dropout": 0, "in parts": 0}
     model.switch(FastPath.without(off))
     backbone = model.image_encoder.backbone
 
@@ -161,7 +167,15 @@ def observed(off: list[str], monkeypatch) -> dict[str, object]:
         module.register_forward_hook(lambda module, args, out: seen.update(function(args, out)))
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", count("fused", F.scaled_dot_product_attention))
+    monkeypatch.setattr(packing, "LEAST_ROWS", 1)
+    monkeypatch.setattr(Packing, "in_parts", count("in parts", Packing.in_parts))
     monkeypatch.setattr(scene_graph, "roi_align", count("roi_align", scene_graph.roi_align))
+    layer = next(module for module in model.fusion.modules() if isinstance(module, Dropout))
+    layer.p = 0.5
+    with monkeypatch.context() as within:
+        within.setattr(F, "dropout", count("dropout", F.dropout))
+        layer.train()(torch.ones(8))
+    layer.eval()
     stem = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
     note(stem, lambda args, out: {"images": len(args[0]), "channels": args[0].shape[1]})
     note(model.question_encoder.model.embeddings, lambda args, out: {"tokens": out.shape[:2].numel()})
@@ -176,18 +190,22 @@ def observed(off: list[str], monkeypatch) -> dict[str, object]:
 MASK = tokens(small_tokenizer(), MORE_TEXTS).attention_mask
 REAL, ASKED = int(MASK.sum()), len(QUESTION_OF)
 COPIES = ASKED + 1  # and the one that nobody asks about
+ONE_TABLE = {"in parts": 0, "fused": 11}
+"""Attention calls where each layer has one table of tokens"""
 EFFECTS = {
     "": {},
     "shared_images": {"images": COPIES, "nodes": COPIES, "groups": ASKED},
     "shared_questions": {"tokens": int(MASK[QUESTION_OF].sum() + MASK[-1].sum())},
-    "packed_tokens": {"tokens": MASK.numel()},
-    "short_padding": {"tokens": len(MASK) * model_config().max_question_length},
+    "packed_tokens": {"tokens": MASK.numel()} | ONE_TABLE,
+    "short_padding": {"tokens": len(MASK) * model_config().max_question_length} | ONE_TABLE,
+    "length_parts": ONE_TABLE,
     "late_nodes": {"nodes": ASKED},
     "grouped_attention": {"groups": ASKED},
     "roi_matrix": {"roi_align": 2},
     "fused_attention": {"fused": 0},
     "channels_last": {"channels last": False},
     "one_channel_stem": {"channels": 3},
+    "quick_dropout": {"dropout": 1},
 }
 
 
@@ -472,3 +490,64 @@ def test_the_engine_compiles_when_it_is_asked_to(monkeypatch):
         model = build()
         TorchEngine(TrainingConfig(compile=compile_it), model, 10, single())
         assert asked == ([model] if compile_it else [])
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 1.0])
+def test_quick_dropout_drops_and_keeps_the_mean(p):
+    torch.manual_seed(0)
+    x = torch.full((400, 501), 2.0, requires_grad=True)
+    out = dropout(x, p, quick=True)
+    out.sum().backward()
+    dropped = out == 0
+    assert dropped.float().mean() == pytest.approx(p, abs=0.005)
+    assert out.mean().item() == pytest.approx(2.0 if p < 1 else 0, rel=0.01)
+    assert torch.equal(x.grad == 0, dropped), "gradients pass where numbers did"
+    kept = out[~dropped]
+    assert len(kept) == 0 or kept.unique().tolist() == pytest.approx([2 / (1 - p)], rel=1e-4)
+
+
+def test_quick_dropout_draws_each_number_by_itself():
+    """Numbers that one draw of 64 bits decides are as independent as any others."""
+    torch.manual_seed(0)
+    kept = (dropout(torch.ones(200_000), 0.3, quick=True) > 0).float() - 0.7
+    for distance in (1, 2, 3, 4, 8):
+        assert (kept[:-distance] * kept[distance:]).mean().abs() < 4 * 0.21 / 200_000**0.5
+    torch.manual_seed(0)
+    assert torch.equal(kept, (dropout(torch.ones(200_000), 0.3, quick=True) > 0).float() - 0.7), "the seed decides"
+
+
+def test_every_dropout_of_the_model_can_be_switched():
+    model = build(dropout=0.1)
+    assert not [module for module in model.modules() if type(module) is nn.Dropout and module.p]
+    assert sum(isinstance(module, Dropout) and module.p > 0 for module in model.modules()) > 10
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=4, max_size=30), seed=st.integers(0, 99))
+def test_parts_hold_every_token_and_row_once_in_tables_of_their_own_width(lengths, seed):
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    whole = Packing.of(mask)
+    parts = whole.in_parts().parts
+    assert len(parts) == 4
+    tokens = torch.randn(sum(lengths), 3, generator=torch.Generator().manual_seed(seed))
+    rows = torch.arange(len(lengths))
+    for part in parts:
+        assert part.packing.mask.shape[1] == max(lengths[part.rows])
+        assert torch.equal(part.packing.pack(part.packing.unpack(tokens[part.tokens])), tokens[part.tokens])
+    assert torch.equal(torch.cat([rows[part.rows] for part in parts]), rows)
+    split = whole.in_parts().each(lambda part, x, row: x + row[part.rows()][:, None], (tokens,), (rows,))
+    torch.testing.assert_close(split, tokens + rows[whole.rows()][:, None])
+
+
+@given(
+    question_of=st.lists(st.integers(0, 5), min_size=1, max_size=20),
+    lengths=st.lists(st.integers(1, 9), min_size=6, max_size=6),
+)
+def test_the_order_of_lengths_can_be_undone(question_of, lengths):
+    mask = (torch.arange(9) < torch.tensor(lengths)[:, None]).long()
+    question_of = torch.tensor(question_of)
+    order = LengthOrder.of(mask, question_of)
+    texts = mask.index_select(0, order.texts)
+    of_question = texts.sum(1)[order.question_of]
+    assert (texts.sum(1).diff() >= 0).all() and (of_question.diff() >= 0).all()
+    assert torch.equal(order.undo_texts(texts), mask)
+    assert torch.equal(order.undo_questions(of_question), mask.sum(1)[question_of])

@@ -43,16 +43,15 @@ def index_folder(tmp_path_factory) -> str:
     return str(folder / "index")
 
 
-@pytest.fixture
-def job(index_folder, tmp_path):
-    """A training of 8 image visits a step; `processes` share them."""
+def jobs(index_folder: str, folder: Path):
+    """Makes trainings of 8 image visits a step that write to `folder`; `processes` share them."""
 
     def make(processes=1, engine="torch", output="run", data=None, fault=None, resume="never", model=None, **training):
         size = {"batch_size_per_gpu": 4 // processes, "gradient_accumulation_steps": 2}
         settings = {"max_steps": 12, "num_epochs": 100, "save_steps": 1000, "eval_steps": 6} | size | training
         return {
             "index": index_folder,
-            "output": str(tmp_path / output),
+            "output": str(folder / output),
             "training": settings,
             "deepspeed": ENGINES[engine],
             "data": data or {},
@@ -62,6 +61,27 @@ def job(index_folder, tmp_path):
         }
 
     return make
+
+
+@pytest.fixture
+def job(index_folder, tmp_path):
+    return jobs(index_folder, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def straight(launcher, index_folder, tmp_path_factory):
+    """How two processes end that nothing cuts, and their folder with a checkpoint every five steps: once an engine."""
+    done: dict[str, tuple[Ended, Path]] = {}
+
+    def run(engine: str) -> tuple[Ended, Path]:
+        if engine not in done:
+            folder = tmp_path_factory.mktemp("straight")
+            ended = launcher.run(jobs(index_folder, folder)(2, engine, save_steps=5, save_total_limit=9), 2)
+            assert_ended_well(ended)
+            done[engine] = ended, folder / "run"
+        return done[engine]
+
+    return run
 
 
 def without_dropout() -> dict:
@@ -118,11 +138,10 @@ def test_bf16_under_zero_stays_near_fp32(launcher, job, one_process):
     assert losses != list(one_process.losses.values())[:8]
 
 
-def test_a_loss_scale_changes_no_number_and_halves_after_an_overflow(launcher, job):
-    plain = launcher.run(job(2, "zero-2", output="plain"), 2)
-    scaled = launcher.run(job(2, "zero-2", output="scaled", fault={"kind": "scale", "scale": 1024.0, "step": 6}), 2)
-    for ended in (plain, scaled):
-        assert_ended_well(ended)
+def test_a_loss_scale_changes_no_number_and_halves_after_an_overflow(launcher, job, straight):
+    scaled = launcher.run(job(2, "zero-2", fault={"kind": "scale", "scale": 1024.0, "step": 6}), 2)
+    assert_ended_well(scaled)
+    plain = straight("zero-2")[0]
     assert list(scaled.losses.values())[:6] == pytest.approx(list(plain.losses.values())[:6], rel=1e-6)
     assert "7" not in scaled.losses and "step 7 skipped: fp16 overflowed" in scaled.stderr[0]
     assert [report["skipped"] for report in scaled.reports] == [0, 0], "the search for a scale is no failure"
@@ -148,14 +167,14 @@ def test_batch_norms_see_the_images_of_all_processes(launcher, job):
 
 
 @pytest.mark.parametrize("engine", ALL)
-def test_two_processes_resume_bit_for_bit(launcher, job, engine, tmp_path):
-    straight = launcher.run(job(2, engine, save_steps=5, save_total_limit=9), 2)
-    assert_ended_well(straight)
+def test_two_processes_resume_bit_for_bit(launcher, job, straight, engine, tmp_path):
+    uncut, folder = straight(engine)
+    shutil.copytree(folder, tmp_path / "run")
     keep_until(tmp_path / "run", 5)
     resumed = launcher.run(job(2, engine, resume="auto"), 2)
     assert_ended_well(resumed)
-    assert resumed.losses == {step: loss for step, loss in straight.losses.items() if int(step) > 5}
-    assert resumed.reports[0]["weights"] == straight.reports[0]["weights"]
+    assert resumed.losses == {step: loss for step, loss in uncut.losses.items() if int(step) > 5}
+    assert resumed.reports[0]["weights"] == uncut.reports[0]["weights"]
 
 
 @pytest.mark.parametrize(("before", "after"), [((2, "zero-2"), (1, "torch")), ((1, "torch"), (2, "zero-2"))])
@@ -261,20 +280,19 @@ def test_an_error_in_one_process_is_its_own_and_the_other_leaves(launcher, job, 
 
 
 @pytest.mark.parametrize("engine", ["torch", "zero-2"])
-def test_sigterm_to_one_process_ends_both_at_one_step(launcher, job, engine, tmp_path):
+def test_sigterm_to_one_process_ends_both_at_one_step(launcher, job, straight, engine, tmp_path):
     fault = {"kind": "signal", "signal": "SIGTERM", "step": 4, "rank": 1}
     ended = launcher.run(job(2, engine, fault=fault), 2)
     assert ended.codes == [75, 75], ended.stderr
     found = checkpoint.find_checkpoint(tmp_path / "run", "auto")
     assert found.name == "step-00000004"
     resumed = launcher.run(job(2, engine, resume="auto"), 2)
-    straight = launcher.run(job(2, engine, output="straight"), 2)
     assert_ended_well(resumed)
-    assert resumed.reports[0]["weights"] == straight.reports[0]["weights"]
+    assert resumed.reports[0]["weights"] == straight(engine)[0].reports[0]["weights"]
 
 
 @pytest.mark.parametrize("engine", ["torch", "zero-2"])
-def test_a_killed_process_ends_the_other_and_the_run_goes_on(launcher, job, engine, tmp_path):
+def test_a_killed_process_ends_the_other_and_the_run_goes_on(launcher, job, straight, engine, tmp_path):
     fault = {"kind": "signal", "signal": "SIGKILL", "step": 7, "rank": 1}
     started = time.monotonic()
     ended = launcher.run(job(2, engine, fault=fault, save_steps=3, hang_timeout=5), 2)
@@ -282,9 +300,8 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(launcher, job, engi
     assert time.monotonic() - started < 40
     assert checkpoint.find_checkpoint(tmp_path / "run", "auto").name == "step-00000006"
     resumed = launcher.run(job(2, engine, resume="auto"), 2)
-    straight = launcher.run(job(2, engine, output="straight"), 2)
     assert_ended_well(resumed)
-    assert resumed.reports[0]["weights"] == straight.reports[0]["weights"]
+    assert resumed.reports[0]["weights"] == straight(engine)[0].reports[0]["weights"]
 
 
 def test_a_hanging_process_ends_both_with_the_stacks_of_all(launcher, job, tmp_path):
