@@ -42,7 +42,9 @@ def test_overlap_by_hand():
 
 def test_several_regions_are_one_area():
     ours = boxes_at(left_lung=(0.5, 0, 1, 1), right_lung=(0, 0, 0.5, 1), heart=(0.4, 0.4, 0.6, 0.6))
-    found = overlap(shares(left_lung=0.5, right_lung=0.4, heart=0.1), ours, chosen("left lung", "right lung", "heart"), ours)
+    found = overlap(
+        shares(left_lung=0.5, right_lung=0.4, heart=0.1), ours, chosen("left lung", "right lung", "heart"), ours
+    )
     assert found.iou[0] == pytest.approx(1), "the heart lies inside both lungs and adds nothing"
     half = overlap(shares(left_lung=0.9, right_lung=0.1), ours, chosen("left lung", "right lung"), ours)
     assert half.iou[0] == pytest.approx(0.5) and half.iop[0] == 1 and half.iot[0] == pytest.approx(0.5)

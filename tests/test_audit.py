@@ -28,7 +28,11 @@ def write_films(index, films):
 def make_index(path, subjects, films):
     """A study each: two for training, the rest for validation."""
     studies = [
-        {"split": "train" if n < 2 else "validate", "subject": subject, "questions": [("D02_has_finding", "Nodule?", n % 2, 4)]}
+        {
+            "split": "train" if n < 2 else "validate",
+            "subject": subject,
+            "questions": [("D02_has_finding", "Nodule?", n % 2, 4)],
+        }
         for n, subject in enumerate(subjects)
     ]
     index = write_mini_index(path, studies, side=64)

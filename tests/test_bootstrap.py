@@ -40,13 +40,16 @@ def test_gain_interval_equals_brute_force():
     patient, prediction, target = make(3, patients=6, questions=25, classes=4)
     base = np.random.default_rng(9).integers(0, 4, len(target))
     resamples = Resamples(6, 300, 5)
-    result = of(count(patient, prediction, target, Head.SEVERITY), resamples, count(patient, base, target, Head.SEVERITY))
+    result = of(
+        count(patient, prediction, target, Head.SEVERITY), resamples, count(patient, base, target, Head.SEVERITY)
+    )
     gains = []
     for times in resamples.times:
         rows = np.repeat(np.arange(len(patient)), times[patient])
         if len(np.unique(target[rows])) == len(np.unique(target)):
             gains.append(
-                balanced_accuracy_score(target[rows], prediction[rows]) - balanced_accuracy_score(target[rows], base[rows])
+                balanced_accuracy_score(target[rows], prediction[rows])
+                - balanced_accuracy_score(target[rows], base[rows])
             )
     assert (result.low, result.high) == pytest.approx(tuple(np.quantile(gains, [0.025, 0.975])))
     assert result.dropped == 300 - len(gains) and result.n_patients == 6

@@ -31,7 +31,9 @@ def change(path, **columns):
     """Write the file again with other columns: name -> new values."""
     table = pq.read_table(path)
     for name, values in columns.items():
-        table = table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), pa.array(values, SCHEMA.field(name).type))
+        table = table.set_column(
+            table.schema.get_field_index(name), SCHEMA.field(name), pa.array(values, SCHEMA.field(name).type)
+        )
     pq.write_table(table, path)
 
 
