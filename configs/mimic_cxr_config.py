@@ -201,7 +201,7 @@ class EvaluationConfig:
     batch_size: int = 32
     """Images of one batch."""
     questions_per_image: int = 64
-    bootstrap_samples: int = 1000
+    bootstrap_samples: int = 2000
     """Patient-level resamples for the 95 % intervals."""
     confidence: float = 0.95
     patients_table: str = ""
