@@ -72,16 +72,11 @@ def parse_question(raw: Any, counts: Counter | None = None) -> Question | Droppe
     target = _target(kind, main, counts) if main else "no_main_answer"
     if isinstance(target, str):
         return Dropped(question_id, kind.name, target)
-    return Question(
-        text,
-        TYPE_INDEX[kind.name],
-        HEAD_INDEX[kind.head],
-        target,
-        _grade(mapping(question.get("question_quality")).get("rating"), counts),
-        question_id,
-        _mask(_regions_spoken_of(main)),
-        any(answer.get("from_report") is True for answer in main),
-    )
+    grade = _grade(mapping(question.get("question_quality")).get("rating"), counts)
+    regions = _mask(_regions_spoken_of(main))
+    from_report = any(answer.get("from_report") is True for answer in main)
+    number = TYPE_INDEX[kind.name]
+    return Question(text, number, HEAD_INDEX[kind.head], target, grade, question_id, regions, from_report)
 
 
 def flatten(answers: Any) -> Iterator[dict]:

@@ -15,7 +15,8 @@ from utils.utils import atomic_directory, get_logger
 SIDE = 16
 """A hash has SIDE x SIDE bits. The usual 64 do not tell one chest film from another."""
 CLOSE = 10
-"""Most differing bits of two hashes of the same picture, compressed or scaled otherwise"""
+"""Most differing bits of the same picture. Of 400 NIH films at 224 and at 128 pixels 99 % differ in so many or fewer; films of
+different patients in 20 and more."""
 ROWS_AT_ONCE, OTHERS_AT_ONCE = 1_000, 20_000
 
 log = get_logger(__name__)

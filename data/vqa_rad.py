@@ -153,16 +153,18 @@ def _named(find: Callable[[str], frozenset[int] | None]) -> Callable[[str], int 
     """Bit mask of what the names in an answer stand for, longest names first; None where there is none."""
 
     def mask(answer: str) -> int | None:
-        words, found, place = re.findall(r"\w+", answer.lower()), 0, 0
-        while place < len(words):
-            for length in range(min(LONGEST_NAME, len(words) - place), 0, -1):
-                classes = find(" ".join(words[place : place + length]))
-                if classes:
-                    found |= sum(1 << c for c in classes)
-                    break
-            else:
-                length = 1
-            place += length
+        found = 0
+        for piece in re.split(r"[,;.]|\b(?:and|or|with)\b", answer.lower()):
+            words, place = re.findall(r"\w+", piece), 0
+            while place < len(words):
+                for length in range(min(LONGEST_NAME, len(words) - place), 0, -1):
+                    classes = find(" ".join(words[place : place + length]))
+                    if classes:
+                        found |= sum(1 << c for c in classes)
+                        break
+                else:
+                    length = 1
+                place += length
         return found or None
 
     return mask

@@ -12,7 +12,7 @@ from tests.evaluation_stub import make_setup
 from training import ablation
 from training.evaluation import evaluate
 from training.evaluation_run import question_set
-from training.prediction_files import Predictions, write_predictions
+from training.predictions import Predictions
 from utils.errors import ConfigError, UserError
 
 TINY = "configs/tiny_config.yaml"
@@ -81,7 +81,7 @@ def test_the_table_has_means_deviations_and_paired_differences(tmp_path, monkeyp
     questions = question_set(index, "validate", DataConfig())
     answers = evaluate(setup.model, None, setup.dataset, None).answers["model"]
     truth = {
-        head: np.where(np.eye(values.shape[1])[targets] if targets.ndim == 1 else targets, 0.9, 0.1)
+        head: np.eye(values.shape[1])[targets] if targets.ndim == 1 else targets.astype(float)
         for head, values in answers.items()
         for targets in [questions.targets(head)]
     }
@@ -89,7 +89,7 @@ def test_the_table_has_means_deviations_and_paired_differences(tmp_path, monkeyp
     for name, told in (("full", truth), ("concat", answers)):
         for seed in range(2):
             run = ablation.AblationRun(name, seed, tmp_path / name / str(seed), Config())
-            write_predictions(run.predictions, Predictions.of(questions, told), {})
+            Predictions.of(questions, told).write(run.predictions, {})
             runs.append(run)
     monkeypatch.setattr(ablation, "ensure_index", lambda config: index)
     table = ablation.compare(runs, "validate", samples=200, confidence=0.95)

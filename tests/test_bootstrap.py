@@ -8,7 +8,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from data.label_space import Head
 from training.bootstrap import Interval, Resamples, holm, interval
-from training.metrics.counts import Counted
+from training.scoring.counts import Counted
 
 METRIC = "balanced_accuracy"
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, log_loss
 
 from data.label_space import Head
-from training.metrics.confidence import (
+from training.scoring.confidence import (
     Decisions,
     calibration,
     decisions,

@@ -10,7 +10,7 @@ from data.label_space import HEADS, REGIONS, Head
 from data.mentions import Mentions
 from tests.mini_index import write_mini_index
 from training.evaluation_run import question_set
-from training.prediction_files import Predictions
+from training.predictions import Predictions
 from training.report.consistency import consistency, paraphrase_agreement
 
 HEART, LUNG, LOBE = (1 << REGIONS.index(name) for name in ("heart", "left lung", "left lower lobe"))

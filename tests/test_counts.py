@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from data.label_space import HEADS, Head
-from training.metrics.counts import Counted, of_classes
-from training.metrics.heads import class_table, score_head
+from training.metrics import class_table, score_head
+from training.scoring.counts import Counted, of_classes
 
 NEAR = {"rel": 0, "abs": 1e-9}
 

@@ -148,7 +148,9 @@ def test_every_control_changes_what_the_real_model_sees(place):
 def test_run_writes_predictions_and_both_reports(place, tmp_path, index_of_the_release):
     report, path = run_evaluation(job(place), settings(place, tmp_path / "results"))
     assert path == tmp_path / "results" / "report.json"
-    assert {p.name for p in path.parent.iterdir()} == {"predictions.parquet", "report.json", "report.md"}
+    reports = {"report.json", "report.md", "report.html"}
+    assert {p.name for p in path.parent.iterdir()} == {"predictions.parquet", "controls"} | reports
+    assert {p.stem for p in (path.parent / "controls").iterdir()} == set(ROWS[1:])
     stored = json.loads(path.read_text())
     assert stored["provenance"]["split"] == "validate"
     assert stored["provenance"]["synthetic"] is True and "no clinical meaning" in stored["provenance"]["notice"]

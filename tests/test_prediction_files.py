@@ -8,8 +8,7 @@ import pytest
 from data.label_space import HEADS, Head
 from tests.evaluation_stub import make_setup
 from training.evaluation import evaluate
-from training.prediction_files import SCHEMA, Predictions, read_predictions, write_predictions
-from training.predictions import QuestionSet
+from training.predictions import SCHEMA, Predictions, QuestionSet, read_predictions
 from utils.errors import DataError
 
 
@@ -23,7 +22,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def file(made, tmp_path):
-    write_predictions(tmp_path / "p.parquet", made[1], {"graph": "predicted"})
+    made[1].write(tmp_path / "p.parquet", {"graph": "predicted"})
     return tmp_path / "p.parquet"
 
 

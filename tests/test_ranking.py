@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from training.metrics.ranking import auroc, average_precision, histogram
+from training.scoring.ranking import auroc, average_precision, histogram
 
 
 def draw(seed, n=80, distinct=30):

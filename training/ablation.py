@@ -24,7 +24,7 @@ from training.engine import global_batch
 from training.evaluation_run import question_set
 from training.loss import MultiTaskLoss
 from training.metrics import HEADLINE
-from training.prediction_files import read_predictions
+from training.predictions import read_predictions
 from training.report import GROUPS
 from training.report.build import members_of
 from training.report.scorer import Scored, Scorer

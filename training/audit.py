@@ -44,28 +44,28 @@ def audit_index(index: Index, split: str) -> dict:
     return found | {"unknown_names": unknown_names(index), "findings": findings}
 
 
-def leaks(gains: dict[str, dict[str, dict]], intervals: dict[str, dict[str, dict]]) -> list[str]:
-    """Sentences for what the rows of a report betray: answers that stay right when the image is another patient's.
+def leaks(own: dict[str, dict], blind: dict[str, dict]) -> list[str]:
+    """Sentences for answers that stay right when the image is another patient's.
 
     Args:
-        gains: `gains` of the report; intervals: paired intervals of `shuffled_image` minus `question_only` by group.
+        own: group -> gain of the model over the best row that sees no image at all; blind: the same of `shuffled_image`.
     """
     found = []
-    for group, gain in intervals.items():
-        own = gains.get("question_only", {}).get(group, {})
-        if gain["low"] is None or own.get("value") is None or gain["low"] <= 0:
+    for group, gain in blind.items():
+        model = own[group]["value"]
+        if gain["low"] is None or gain["low"] <= 0 or model is None:
             continue
-        share = gain["value"] / own["value"] if own["value"] > 0 else 1.0
+        share = gain["value"] / model if model > 0 else 1.0
         if share >= LEAKING_SHARE:
             found.append(
-                f"{group}: {100 * min(share, 1):.0f} % of the gain over question_only stays when the image is another "
-                "patient's: these answers do not come from the image (a leak, or a prior that the control lacks)"
+                f"{group}: {100 * min(share, 1):.0f} % of the gain over rows that see no image stays when the image is "
+                "another patient's: these answers come from elsewhere"
             )
     return found
 
 
 LEAKING_SHARE = 0.5
-"""Of the gain over the text-only control: what may stay without the image is what a better reader of questions would gain"""
+"""Of the model's gain over all that sees no image: less may be a better reading of the questions"""
 
 
 def unknown_names(index: Index) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Uncertainty from resampled patients.
 
 Questions of one patient are not independent, so whole patients are drawn. Metrics are functions of sums over patients
-(`training.metrics.counts`, `.ranking`): a resample is one row of multiplicities, two thousand are one matrix product, and all
+(`training.scoring.counts`, `.ranking`): a resample is one row of multiplicities, two thousand are one matrix product, and all
 metrics of all models are computed from the same resamples, which makes every difference a paired one.
 Letters: P patients, S resamples, K counts.
 """

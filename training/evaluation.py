@@ -23,8 +23,7 @@ from models.mimic_vqa_model import SSGVQA
 from models.question_only import QuestionOnly
 from models.scene_graph import no_graph, oracle_graph
 from training.controls import majority, swap_between_patients
-from training.prediction_files import Predictions
-from training.predictions import Answers, AnswerTable, QuestionSet, check_key
+from training.predictions import Answers, AnswerTable, Predictions, QuestionSet, check_key
 from utils.errors import DataError
 
 ROWS: tuple[str, ...] = (

@@ -31,12 +31,11 @@ from training.evaluation import Evaluation, evaluate, evaluate_given
 from training.evaluation_settings import EvaluationJob, check_folders
 from training.external import vqa_rad
 from training.markdown import render_markdown
-from training.metrics.confidence import fit_temperature
-from training.prediction_files import read_predictions, write_predictions
-from training.predictions import QuestionSet, question_fates
+from training.predictions import QuestionSet, question_fates, read_predictions
 from training.report import Extras, answers_of_rows, build_report
 from training.report.html import render_html
 from training.report.pictures import pictures
+from training.scoring.confidence import fit_temperature
 from utils.allocator import keep_freed_memory
 from utils.errors import CheckpointError, DataError
 from utils.utils import get_logger, write_atomic, write_json, writing_to
@@ -222,7 +221,7 @@ def _write(folder: Path, report: dict, evaluation: Evaluation, with_pictures: bo
         for row, answered in answers.items():
             if answered:
                 name = "predictions.parquet" if row == "model" else f"{CONTROLS}/{row}.parquet"
-                write_predictions(folder / name, answered, {"graph": evaluation.graph, "row": row})
+                answered.write(folder / name, {"graph": evaluation.graph, "row": row})
         write_atomic(
             folder / "report.html", render_html(report, pictures(evaluation, answers["model"]) if with_pictures else "")
         )

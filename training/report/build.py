@@ -33,10 +33,8 @@ from data.label_space import CHEXPERT, HEADS, NO_FINDING, QUESTION_TYPES, Head
 from training.audit import leaks
 from training.bootstrap import Interval, holm
 from training.evaluation import ROWS, Evaluation
-from training.metrics import HEADLINE, Scores, chexpert_auroc, headline
-from training.metrics.heads import class_table
-from training.prediction_files import Predictions
-from training.predictions import QuestionSet
+from training.metrics import HEADLINE, Scores, chexpert_auroc, class_table, headline
+from training.predictions import Predictions, QuestionSet
 from training.report.confidence import confidence_of_heads
 from training.report.consistency import consistency, paraphrase_agreement
 from training.report.details import confusion, roc, worst_errors
@@ -55,6 +53,8 @@ GROUPS: dict[str, Head] = {
 """Column of the report -> answering head."""
 
 BASELINE = "question_only"
+WITHOUT_IMAGE = ("question_only", "majority_text", "blank_image")
+"""Rows whose answers cannot depend on the patient"""
 
 Answered = dict[str, Predictions | None]
 """row -> its answers"""
@@ -113,7 +113,6 @@ def build_report(
         counts.update(by_fate)
     chexpert, mean_auroc = chexpert_table(evaluation.chexpert, evaluation.chexpert_labels)
     radiologist, _ = chexpert_table(evaluation.chexpert, extras.radiologist)
-    blind = {name: _gain(scorer, scored, "shuffled_image", name, BASELINE).as_json() for name in GROUPS}
     model = answered["model"]
     paraphrased = {name: Predictions.of(questions, answers) for name, answers in evaluation.paraphrases.items()}
     by_type, type_gain = _by_type(scorer, questions, answered)
@@ -140,7 +139,7 @@ def build_report(
         "paraphrases": paraphrase_agreement(model, paraphrased),
         "strata": strata(scorer, model, answered[BASELINE], extras.strata),
         "compare": _compare(scorer, questions, model, extras.other) if extras.other else None,
-        "audit": extras.audit | {"leaks": leaks(gains, blind)},
+        "audit": extras.audit | {"leaks": _leaks(scorer, scored)},
         "counts": dict(counts.most_common()),
         "counts_by_type": counts_by_type,
         "missing_rows": evaluation.missing,
@@ -176,6 +175,20 @@ def _scores(by_group: dict[str, Scored | None], like: dict[str, Scored | None]) 
 
 def _gain(scorer: Scorer, scored: dict[str, dict[str, Scored | None]], row: str, group: str, over: str) -> Interval:
     return scorer.gain(scored[row][group], scored[over][group], HEADLINE[GROUPS[group]])
+
+
+def _leaks(scorer: Scorer, scored: dict[str, dict[str, Scored | None]]) -> list[str]:
+    """`audit.leaks`: the model and the swapped images against the best row that sees no image."""
+    own, blind = {}, {}
+    for name, head in GROUPS.items():
+        values = {row: scored[row][name].scores[HEADLINE[head]] for row in WITHOUT_IMAGE if scored[row][name]}
+        defined = {row: value for row, value in values.items() if value is not None}
+        if defined:
+            best = max(defined, key=defined.get)
+            own[name], blind[name] = (
+                _gain(scorer, scored, row, name, best).as_json() for row in ("model", "shuffled_image")
+            )
+    return leaks(own, blind)
 
 
 def _intervals(scorer: Scorer, by_group: dict[str, Scored | None]) -> dict[str, dict[str, dict]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from data.label_space import HEADS, Head
-from training.metrics.confidence import calibration, decisions, risk_coverage, tempered
-from training.prediction_files import Predictions
+from training.predictions import Predictions
+from training.scoring.confidence import calibration, decisions, risk_coverage, tempered
 
 
 def confidence_of_heads(answered: Predictions | None, temperatures: Mapping[Head, float] | None = None) -> dict:

@@ -14,8 +14,7 @@ import numpy as np
 from data.label_space import HEADS, REGIONS, TYPE_INDEX, Head
 from data.mentions import Mentions
 from data.names import region_set
-from training.prediction_files import Predictions
-from training.predictions import QuestionSet
+from training.predictions import Predictions, QuestionSet
 
 PARENTS: dict[str, str] = {
     "right upper lobe": "right lung",

@@ -7,8 +7,7 @@ import hashlib
 import numpy as np
 
 from data.label_space import HEADS, QUESTION_TYPES, Head
-from training.prediction_files import Predictions
-from training.predictions import QuestionSet
+from training.predictions import Predictions, QuestionSet
 
 POINTS = 101
 """of a curve"""

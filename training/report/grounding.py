@@ -10,11 +10,10 @@ from data.index import Index
 from data.label_space import HEADS, REGIONS
 from data.order import ranges
 from training.evaluation import Looks
-from training.metrics.grounding import Overlap, box_iou, overlap
-from training.prediction_files import Predictions
-from training.predictions import QuestionSet
+from training.predictions import Predictions, QuestionSet
 from training.report.details import right_answers
 from training.report.scorer import Scorer
+from training.scoring.grounding import Overlap, box_iou, overlap
 
 IOU_STEPS = {"iou_at_30": 0.3, "iou_at_50": 0.5}
 RIGHT_BOX = 0.3

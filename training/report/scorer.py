@@ -13,10 +13,9 @@ import numpy as np
 from data.label_space import HEADS, Head
 from training.bootstrap import Interval, Resamples, interval
 from training.metrics import Scores, score_head
-from training.metrics.counts import Counted
-from training.metrics.ranking import auroc, average_precision, histogram
-from training.prediction_files import Predictions
-from training.predictions import QuestionSet
+from training.predictions import Predictions, QuestionSet
+from training.scoring.counts import Counted
+from training.scoring.ranking import auroc, average_precision, histogram
 
 CLASS_BINS = 32
 """Bins of the scores of one of many classes, for resamples of a mean over classes"""

@@ -8,8 +8,7 @@ import numpy as np
 
 from data.label_space import GRADES, HEADS, REGIONS, Head
 from training.metrics import HEADLINE
-from training.prediction_files import Predictions
-from training.predictions import QuestionSet
+from training.predictions import Predictions, QuestionSet
 from training.report.scorer import Scorer
 
 LEAST_QUESTIONS = 20

@@ -52,7 +52,7 @@ def _confusion(
     patients: np.ndarray, predictions: np.ndarray, targets: np.ndarray, classes: int, num_patients: int
 ) -> np.ndarray:
     cell = (patients * classes + targets) * classes + predictions
-    return np.bincount(cell, minlength=num_patients * classes**2).reshape(num_patients, -1).astype(np.float64)
+    return np.bincount(cell, minlength=num_patients * classes**2).reshape(num_patients, classes**2).astype(np.float64)
 
 
 def _multi_label(

@@ -1,4 +1,4 @@
-"""All metrics of one answer head, CheXpert AUROC, and the one number that selects the best model.
+"""Scores of predictions. What is not defined is None (shown as n/a), never 0 or 1; definitions are scikit-learn's.
 
 Letters: n questions of one head, C classes of that head.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from data.label_space import CHEXPERT, HEADS, NO_FINDING, Head
-from training.metrics.counts import Counted, known, of_classes
+from training.scoring.counts import Counted, known, of_classes
 
 Scores = dict[str, float | int | None]
 
@@ -34,7 +34,7 @@ def score_head(head: Head, probabilities: np.ndarray | None, predictions: np.nda
     head = Head(head)
     if probabilities is not None:
         _check(probabilities)
-    predictions, targets = np.asarray(predictions), np.asarray(targets)
+    predictions, targets = (np.asarray(values).astype(np.int64) for values in (predictions, targets))
     counted = Counted.of(head, np.zeros(len(targets), dtype=np.int64), predictions, targets, num_patients=1)
     values = counted.metrics(counted.counts.sum(0))
     return (

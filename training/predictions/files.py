@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.label_space import HEAD_INDEX, HEADS, QUESTION_TYPES, TYPE_INDEX, Head
-from training.predictions import Answers, QuestionSet, decide
+from training.predictions.questions import Answers, QuestionSet, decide
 from utils.errors import DataError
 from utils.utils import write_atomic
 
@@ -52,27 +52,31 @@ class Predictions:
         decided = {head: None if values is None else decide(head, values) for head, values in answers.items()}
         return Predictions(questions, dict(answers), decided)
 
+    def write(self, path: Path, metadata: dict[str, str]) -> None:
+        """Every question, complete or not at all, in the order of the index."""
+        questions, index = self.questions, self.questions.index
+        names, heads = np.array([t.name for t in QUESTION_TYPES]), np.array([head.value for head in HEADS])
+        columns = {
+            "subject_id": questions.patient,
+            "study_id": index.studies["study_id"][questions.study],
+            "image_id": index.image_ids(questions.image),
+            "question_id": index.question_keys(questions.question_id),
+            "question_type": names[questions.type].tolist(),
+            "head": heads[questions.head].tolist(),
+            "probabilities": _lists(questions, self.probabilities, np.float32),
+            "prediction": _lists(questions, self.predictions, np.int8),
+            "target": _lists(questions, {head: questions.targets(head) for head in HEADS}, np.int8),
+        }
+        arrays = [pa.array(columns[field.name], type=field.type) for field in SCHEMA]
+        sink = pa.BufferOutputStream()
+        schema = SCHEMA.with_metadata(metadata | {"synthetic": str(index.is_synthetic).lower()})
+        pq.write_table(pa.table(arrays, schema=schema), sink, compression="zstd")
+        write_atomic(path, sink.getvalue().to_pybytes())
 
-def write_predictions(path: Path, answered: Predictions, metadata: dict[str, str]) -> None:
-    """Write every question, complete or not at all, in the order of the index."""
-    questions, index = answered.questions, answered.questions.index
-    names, heads = np.array([t.name for t in QUESTION_TYPES]), np.array([head.value for head in HEADS])
-    columns = {
-        "subject_id": questions.patient,
-        "study_id": index.studies["study_id"][questions.study],
-        "image_id": index.image_ids(questions.image),
-        "question_id": index.question_keys(questions.question_id),
-        "question_type": names[questions.type].tolist(),
-        "head": heads[questions.head].tolist(),
-        "probabilities": _lists(questions, answered.probabilities, np.float32),
-        "prediction": _lists(questions, answered.predictions, np.int8),
-        "target": _lists(questions, {head: questions.targets(head) for head in HEADS}, np.int8),
-    }
-    arrays = [pa.array(columns[field.name], type=field.type) for field in SCHEMA]
-    sink = pa.BufferOutputStream()
-    schema = SCHEMA.with_metadata(metadata | {"synthetic": str(index.is_synthetic).lower()})
-    pq.write_table(pa.table(arrays, schema=schema), sink, compression="zstd")
-    write_atomic(path, sink.getvalue().to_pybytes())
+
+def write_predictions(path: Path, questions: QuestionSet, answers: Answers, graph: str) -> None:
+    """Write a model's answers; `graph`: what it answered from."""
+    Predictions.of(questions, answers).write(path, {"graph": graph})
 
 
 def _lists(questions: QuestionSet, values: dict[Head, np.ndarray | None], dtype: type) -> pa.ListArray:

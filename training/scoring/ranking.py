@@ -22,7 +22,7 @@ def histogram(
     place = _bins(scores, bins)
     count = int(place.max(initial=0)) + 1
     cell = (patients * 2 + positive.astype(np.int64)) * count + place
-    return np.bincount(cell, minlength=num_patients * 2 * count).reshape(num_patients, -1).astype(np.float64)
+    return np.bincount(cell, minlength=num_patients * 2 * count).reshape(num_patients, 2 * count).astype(np.float64)
 
 
 def _bins(scores: np.ndarray, bins: int) -> np.ndarray:
