@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from configs.mimic_cxr_config import LoadedConfig, format_config, load_config
 from data.index import open_index
@@ -180,6 +181,78 @@ def test_ledger_that_cannot_be_written_shows_no_result(place, tmp_path, index_of
     assert not (tmp_path / "results").exists()
 
 
+# Answers of another model
+
+
+def test_a_predictions_file_scores_as_the_model_that_wrote_it(place, tmp_path, index_of_the_release):
+    own, path = run_evaluation(job(place), settings(place, tmp_path / "own"))
+    file = path.parent / "predictions.parquet"
+    again, _ = run_evaluation(job(place, predictions=file), settings(place, tmp_path / "again"))
+    assert again["rows"]["model"] == own["rows"]["model"] and again["gain"] == own["gain"]
+    assert again["rows"]["majority_text"] == own["rows"]["majority_text"]
+    assert "came from a file" in again["missing_rows"]["graph_oracle"] and again["chexpert"] == {}
+    alone = EvaluationJob(None, predictions=file)
+    without, _ = run_evaluation(alone, settings(place, tmp_path / "alone"))
+    assert without["rows"]["model"] == own["rows"]["model"] and without["gain"]["binary"]["value"] is None
+    assert without["rows"]["majority_type"] == own["rows"]["majority_type"]
+
+
+def test_a_model_compared_with_itself_differs_in_nothing(place, tmp_path, index_of_the_release):
+    _, path = run_evaluation(job(place, controls=False), settings(place, tmp_path / "own"))
+    other = path.parent / "predictions.parquet"
+    report, _ = run_evaluation(job(place, controls=False, compare=other), settings(place, tmp_path / "both"))
+    for one in (*report["compare"]["groups"].values(), *report["compare"]["types"].values()):
+        assert one["value"] in (0.0, None) and one["low"] in (0.0, None)
+    control = tmp_path / "own" / "nowhere.parquet"
+    with pytest.raises(DataError, match="no predictions file"):
+        run_evaluation(job(place, controls=False, compare=control), settings(place, tmp_path / "none"))
+
+
+def test_where_the_model_looks_is_scored_when_asked(place, tmp_path, index_of_the_release):
+    report, path = run_evaluation(
+        job(place, controls=False, attention=True, pictures=True), settings(place, tmp_path / "looks")
+    )
+    assert report["grounding"]["questions"]["all"]["n"] == 0, "the hand-made index has no boxes"
+    assert report["grounding"]["regions"]["all"]["mean_iou"] is None
+    assert "data:image/jpeg;base64," in (path.parent / "report.html").read_text()
+
+
+def test_temperatures_are_fitted_on_validation_and_used_on_test(place, tmp_path, index_of_the_release):
+    file = job(place).model_path / "temperature.json"
+    report, _ = run_evaluation(job(place, controls=False), settings(place, tmp_path / "validate"))
+    fitted = json.loads(file.read_text())
+    assert set(fitted) == {head.value for head in HEADS}
+    assert not any("tempered" in of for of in report["confidence"].values())
+    report, _ = run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path / "test"))
+    for head, of in report["confidence"].items():
+        assert of["tempered"]["temperature"] == pytest.approx(fitted[head])
+    file.write_text("{")
+    with pytest.raises(CheckpointError, match="delete it and evaluate the validation split"):
+        run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path / "broken"))
+    file.unlink()
+    (place / "checkpoints" / "test_ledger.jsonl").unlink()
+
+
+def test_vqa_rad_goes_the_same_way(place, tmp_path):
+    folder = tmp_path / "rad"
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    entries = {"trainset": [], "testset": []}
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 255, (80, 90), dtype=np.uint8)).save(folder / "images" / f"i{number}.jpg")
+        entry = {"qid": number, "image_name": f"i{number}.jpg", "image_organ": "CHEST", "answer_type": "CLOSED"}
+        entry |= {"question": "Is there effusion?", "answer": ("yes", "no")[number % 2]}
+        entries["trainset" if number < 6 else "testset"].append(entry)
+    for name, part in entries.items():
+        (folder / f"{name}.json").write_text(json.dumps(part))
+    config = settings(place, tmp_path / "out")
+    config.data.vqa_rad_path, config.data.index_dir = str(folder), str(tmp_path / "index")
+    report, _ = run_evaluation(job(place, split="test"), config)
+    assert report["provenance"]["questions"] == 6 and report["rows"]["model"]["binary"]["n"] == 6
+    assert report["provenance"]["synthetic"] is False and report["rows"]["question_only"]["binary"]["n"] == 6
+    (place / "checkpoints" / "test_ledger.jsonl").unlink()
+
+
 # What does not fit
 
 
@@ -256,3 +329,20 @@ def test_print_config_and_help_do_not_load_torch(root, place):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=root)
         assert done.returncode == 0, done.stderr
         assert "image_size" in done.stdout or "--split" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ([], "one of --model_path and --predictions"),
+        (["--predictions", "x", "--compute_attention"], "is not in its file"),
+        (["--model_path", "x", "--cross_dataset"], "--vqa_rad_path"),
+        (["--model_path", "x", "--vqa_rad_path", "y"], "--cross_dataset"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments, match, capsys):
+    from evaluate import parse
+
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert match in capsys.readouterr().err
