@@ -118,6 +118,7 @@ _TRAIN = Command(
         option("--precision", "of all models (default: that of the configuration)", choices=["fp32", "bf16", "fp16"]),
         option("--compile", "encoders compiled; counts compilations", action="store_true"),
         option("--switches", "a table of steps without each idea of the fast path", action="store_true"),
+        option("--encoder", "images a second of the image encoder alone", action="store_true"),
         option("--against_loader", "the real loader against a constant batch", action="store_true"),
         option("--workers", "processes of that loader (default: 0)", type=int, default=0),
     ),

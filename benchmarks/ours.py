@@ -103,6 +103,17 @@ class Ours:
         """Forward, loss and backward of a window, and the update if it was asked for."""
         return self.take_step(window, 0)
 
+    def encode_images(self, window: Window) -> None:
+        """Forward and backward of the image encoder alone, over the images of a window."""
+        encoder = self.engine.model.image_encoder
+        encoder.zero_grad(set_to_none=True)
+        for batch in window.batches:
+            images = batch.on(self.engine.device).images
+            with self.engine.autocast():
+                features = encoder(images)
+                total = features.pooled.float().sum() + features.grid.float().sum()
+            total.backward()
+
 
 def first_window(dataset: VQADataset, films: int, micro_batch: int) -> Window:
     """The first optimizer step of an epoch."""

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import BlipConfig, BlipForQuestionAnswering, ViltConfig, ViltForQuestionAnswering
 
-from benchmarks.as_written import answer_text
+from benchmarks.as_written import QuestionDataset, answer_text, image_rows
+from benchmarks.compose import Composition
 from data.answers import Question
 from data.label_space import HEAD_INDEX, HEADS
 
@@ -31,6 +32,15 @@ class Example:
     film: Image.Image
     text: str
     question: Question
+
+
+def examples(composition: Composition, dataset: QuestionDataset) -> list[Example]:
+    """The questions of a data set with their films, decoded."""
+    rows, found = image_rows(composition), []
+    for ((_, study), _), question in zip(dataset.places, dataset.questions(), strict=True):
+        with Image.open(composition.release.image_path(rows[study])) as film:
+            found.append(Example(film.convert("L"), question.text, question))
+    return found
 
 
 def vilt() -> nn.Module:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks import peers
@@ -22,7 +21,6 @@ from benchmarks.as_written import (
     QuestionItems,
     ZipFiles,
     collate,
-    image_rows,
     write_films,
 )
 from benchmarks.baseline import PerQuestionModel, per_question_loss
@@ -69,6 +67,8 @@ def run(session: Session) -> Iterator[Section]:
         yield times_as_many(steps.measured, len(bench.settings))
     if session.args.switches:
         yield bench.switches()
+    if session.args.encoder:
+        yield bench.encoder()
     if session.args.against_loader:
         yield bench.against_loader()
     if session.args.compile:
@@ -224,24 +224,13 @@ class TrainBench:
 
     @cached_property
     def _examples(self) -> list[peers.Example]:
-        composition = self.reference.composition
-        dataset, rows, examples = self._dataset(PADDED[0]), image_rows(composition), []
-        for ((_, study), _), question in zip(dataset.places, dataset.questions(), strict=True):
-            with Image.open(composition.release.image_path(rows[study])) as film:
-                examples.append(peers.Example(film.convert("L"), question.text, question))
-        return examples
+        return peers.examples(self.reference.composition, self._dataset(PADDED[0]))
 
     def _vilt(self) -> list[Variant]:
         other, side = self._other(peers.vilt(), peers.peer_loss), self.config.data.image_size
-        size = peers.vilt_size(*self._examples[0].film.size)
-        return [
-            self._peer(
-                f"ViLT-B/32, {size[0]} x {size[1]}", other, peers.vilt_batch(self._examples, self.tokenizer, size)
-            ),
-            self._peer(
-                f"ViLT-B/32, {side} x {side}", other, peers.vilt_batch(self._examples, self.tokenizer, (side, side))
-            ),
-        ]
+        sizes = peers.vilt_size(*self._examples[0].film.size), (side, side)
+        batches = {size: peers.vilt_batch(self._examples, self.tokenizer, size) for size in sizes}
+        return [self._peer(f"ViLT-B/32, {w} x {h}", other, batch) for (w, h), batch in batches.items()]
 
     def _blip(self) -> list[Variant]:
         other = self._other(peers.blip(), peers.peer_loss)
@@ -276,6 +265,13 @@ class TrainBench:
             f"one question per item: measured on a batch of {count}; their cost a question is taken for that of any number",
             "ratios: questions a second by the baseline's, of medians (least..most of single rounds)",
         ]
+
+    def encoder(self) -> Section:
+        """Images a second of the image encoder by itself, which nothing can be faster than."""
+        ours, window = self.compiled if self.args.compile else self.ours, self.reference.window
+        call = lambda: ours.encode_images(window)  # noqa: E731
+        variant = self._variant("forward and backward", call, window.images, not self.args.compile, unit="images")
+        return Section("image encoder alone", self.session.measure([variant]))
 
     # What each idea brings
 
