@@ -16,6 +16,7 @@ REMARKS: dict[str, str] = {
     "shuffled_image": "the model, shown another patient's image; its graph is predicted from that",
     "graph_none": "swapped at test: the model without a scene graph",
     "graph_shuffled": "swapped at test: the graph predicted from another patient's image",
+    "graph_unknown": "answers that came from a file",
     "graph_oracle": "not deployable: the graph made from the radiology report, which holds the answers",
 }
 """What each row is. For multi-label heads the majority is every class that at least half of the answers have."""
@@ -81,7 +82,7 @@ def headline_lines(report: dict) -> list[str]:
 def row_label(report: dict, row: str) -> str:
     """The row's name, with what a reader has to know of it."""
     graph = report["provenance"]["graph"]
-    if row == "model" and graph != "predicted":
+    if row == "model" and graph not in ("predicted", "unknown"):
         return f"model (graph {graph}: {'not deployable' if graph == 'oracle' else 'swapped at test'})"
     for mark in ("not deployable", "swapped at test"):
         if REMARKS[row].startswith(mark):

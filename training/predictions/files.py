@@ -84,7 +84,8 @@ def _lists(questions: QuestionSet, values: dict[Head, np.ndarray | None], dtype:
     length, parts = np.zeros(len(questions), dtype=np.int64), {}
     for head, of_head in values.items():
         if of_head is not None:
-            parts[head] = np.asarray(of_head, dtype=dtype).reshape(len(of_head), -1)
+            width = 1 if of_head.ndim == 1 else of_head.shape[1]
+            parts[head] = of_head.astype(dtype).reshape(len(of_head), width)
             length[questions.of(head)] = parts[head].shape[1]
     offsets = np.concatenate([[0], np.cumsum(length)])
     flat = np.empty(offsets[-1], dtype=dtype)
