@@ -23,11 +23,11 @@ h3{font-size:1rem;margin:1.4em 0 .3em}p{max-width:75ch}.soft{color:#5b6b7b}.smal
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:18px 26px;align-items:start}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px}
 .tile{border:1px solid #dfe5eb;border-radius:8px;padding:10px 14px}.tile b{display:block;font-size:1.5rem}
-svg{width:100%;height:auto;display:block}.scroll{overflow-x:auto}
+svg{width:100%;height:auto;display:block}.scroll{overflow-x:auto}.wide svg{min-width:600px}
 table{border-collapse:collapse;font-size:.86rem;margin:.4em 0}
 th,td{padding:4px 10px;text-align:right;border-bottom:1px solid #e8edf2;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}th{background:#f4f7fa;position:sticky;top:0}
-td.text{text-align:left;white-space:normal;min-width:14em}
+.text{text-align:left!important;white-space:normal;min-width:14em}
 details{margin:.6em 0}summary{cursor:pointer;font-weight:600}
 nav a{margin-right:1em;white-space:nowrap}a{color:#1f5fa8}img{max-width:100%;height:auto}
 ul{padding-left:1.2em}.ok{color:#2b8a5a}.bad{color:#b3261e;font-weight:600}
@@ -58,7 +58,7 @@ def render_html(report: dict, pictures: str = "") -> str:
         ("Questions and provenance", _provenance(report)),
     ]
     sections = [(title, body) for title, body in sections if body]
-    links = "".join(f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title, _ in sections)
+    links = " ".join(f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title, _ in sections)
     body = "".join(
         f'<section id="{_anchor(title)}"><h2>{escape(title)}</h2>{text}</section>' for title, text in sections
     )
@@ -127,7 +127,7 @@ def _types(report: dict) -> str:
         '<p class="small soft">Bars: the model with its interval; the orange line is the text-only control. '
         f"p: that the gain is zero, two-sided, adjusted over the {len(table)} types.</p>"
     )
-    return f"{note}{bars(rows, 760, 250)}{_table(header, table)}"
+    return f'{note}<div class="scroll wide">{bars(rows, 760, 250)}</div>{_table(header, table)}'
 
 
 def _rows(report: dict) -> str:
@@ -332,7 +332,7 @@ def _p(value: float | None) -> str:
 
 
 def _table(header: Sequence[str], body: Iterable[Sequence[str]], text: set[int] = frozenset()) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    head = "".join(f"<th{' class=text' if i in text else ''}>{escape(cell)}</th>" for i, cell in enumerate(header))
     rows = "".join(
         "<tr>"
         + "".join(f"<td{' class=text' if i in text else ''}>{escape(str(cell))}</td>" for i, cell in enumerate(line))
