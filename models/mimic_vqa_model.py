@@ -242,9 +242,8 @@ class SSGVQA(Switchable):
 
     def compile_parts(self, **options) -> None:
         """`torch.compile` what takes most of the time; see `models.compiling`. `options` are those of `torch.compile`."""
-        self.switch(
-            replace(self.fast, length_parts=False)
-        )  # sizes that differ with every batch would be compiled each time
+        # the sizes of parts differ with every batch, and each would be compiled
+        self.switch(replace(self.fast, length_parts=False))
         of_images = [self.image_encoder.backbone, self.region_predictor]
         of_questions = [self.question_encoder.model, *self.fusion.parts_for_each_question()]
         if self.reader is not None:

@@ -24,20 +24,20 @@ log = get_logger(__name__)
 
 def known_fingerprint(release: Release, data: DataConfig) -> str | None:
     """The release's fingerprint as an index knows it; None when its files are others, have changed, or are a folder tree."""
-    if release.look:
+    if release.file_states:
         for place in _places(data):
             with suppress(OSError, ValueError, KeyError, TypeError):
                 origin = json.loads(place.read_text(encoding="utf-8"))
-                if origin["files"] == release.look:
+                if origin["files"] == release.file_states:
                     return str(origin["fingerprint"])
     return None
 
 
 def keep_fingerprint(release: Release, index: Path) -> None:
     """For the next time; where nothing can be written, the release is read again then."""
-    if release.look:
+    if release.file_states:
         try:
-            write_json(index / ORIGIN, {"fingerprint": release.fingerprint(), "files": release.look})
+            write_json(index / ORIGIN, {"fingerprint": release.fingerprint(), "files": release.file_states})
         except OSError as error:
             log.info("the release is read again at each start: %s cannot be written (%s)", index / ORIGIN, error)
 

@@ -71,7 +71,7 @@ class Release:
     def load(self) -> None:
         """Read everything that later calls rely on, so that what is wrong shows here."""
         for part in (
-            "look",
+            "file_states",
             "_qa",
             "_scenes",
             "_image_table",
@@ -83,7 +83,7 @@ class Release:
             getattr(self, part)
 
     @cached_property
-    def look(self) -> list[list]:
+    def file_states(self) -> list[list]:
         """Path, bytes and nanoseconds of the last change of each file that `fingerprint` is made of, before it was read.
 
         Empty where an unpacked folder is among them, or a file cannot be looked at.
