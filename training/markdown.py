@@ -109,6 +109,11 @@ def render_markdown(report: dict) -> str:
         *(["## CheXpert labels, from the image alone\n\n" + _chexpert_table(report)] if report["chexpert"] else []),
         "## Confidence\n\n" + _confidence_table(report),
         *(["## Where it looks\n\n" + _grounding_table(report)] if report["grounding"] else []),
+        *(
+            f"## By {name} that is asked about\n\n" + _group_table(name, report[key])
+            for name, key in (("finding", "findings"), ("region", "regions"))
+            if report[key]
+        ),
         "## Consistency\n\n" + _consistency_table(report),
         *(["## Compared with another model\n\n" + _compare_table(report)] if report["compare"] else []),
         "## Audit\n\n" + _audit_lines(report),
@@ -185,6 +190,19 @@ def _grounding_table(report: dict) -> str:
     metrics = [metric for metric in found["all"] if metric != "n"]
     body = [[name, number(of["n"]), *(number(of[metric]["value"]) for metric in metrics)] for name, of in found.items()]
     return _table(["questions", "n", *(metric.replace("_", " ") for metric in metrics)], body)
+
+
+def _group_table(name: str, values: dict[str, dict[str, dict]]) -> str:
+    """Groups that are withheld are in report.json alone."""
+    body = [
+        [value, head, *(number(of["scores"][size]) for size in ("n", "studies", "patients"))]
+        + [short(of["metric"]), number(of["value"]), interval(of["gain"])]
+        for value, heads in values.items()
+        for head, of in heads.items()
+        if "withheld" not in of
+    ]
+    header = [name, "head", "questions", "studies", "patients", "metric", "model", f"gain over {BASELINE}"]
+    return _table(header, body)
 
 
 def _consistency_table(report: dict) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from configs.mimic_cxr_config import DataConfig
 from data.index import SPLITS, Index
 from data.label_space import GRADES, HEAD_INDEX, HEADS, QUESTION_TYPES, TYPE_INDEX, Head
+from data.mentions import Mentions
 from data.visits import QuestionFilter
 from utils.errors import DataError, NonFiniteError
 
@@ -70,6 +71,14 @@ class QuestionSet:
     def image(self) -> np.ndarray:
         """(n,) rows of the index's image table: the canonical image of the study"""
         return self.index.studies["image_start"][self.study].astype(np.int64)
+
+    @cached_property
+    def names(self) -> list[frozenset[str]]:
+        """(n,) names of entities and regions that each question mentions, in lower case"""
+        codes, place = np.unique(self.text, return_inverse=True)
+        mentions = Mentions.of(self.index.vocabulary)
+        of_text = [mentions.in_text(text) for text in self.index.texts(codes)]
+        return [of_text[i] for i in place]
 
     @cached_property
     def place(self) -> np.ndarray:

@@ -12,7 +12,8 @@
     confidence[head]                calibration, temperature, reliability, risk and coverage
     grounding                       where the model looks against the answer's boxes; null without --compute_attention
     consistency[check]              answers about one study that contradict each other; paraphrases[way][head] likewise
-    strata[name][value][head]       the model's headline metric where something holds; few questions are withheld
+    findings[name][head], regions   the model's scores on the questions that name a finding or a region; likewise withheld
+    strata[name][value][head]       the model's scores where something holds; groups with few questions are withheld
     compare                         differences to other answers, in `groups` and `types`; null without --compare
     audit                           what splits share, unknown names, and `leaks`
     counts[fate], counts_by_type    every question of the release's split: evaluated, or why not
@@ -40,7 +41,7 @@ from training.report.consistency import consistency, paraphrase_agreement
 from training.report.details import confusion, roc, worst_errors
 from training.report.grounding import grounding
 from training.report.scorer import Scored, Scorer
-from training.report.strata import strata
+from training.report.strata import by_finding, by_region, strata
 
 CATEGORY_COPY = "category_copy"
 GROUPS: dict[str, Head] = {
@@ -137,6 +138,8 @@ def build_report(
         "grounding": grounding(scorer, evaluation.looks, model) if evaluation.looks else None,
         "consistency": consistency(model),
         "paraphrases": paraphrase_agreement(model, paraphrased),
+        "findings": by_finding(scorer, model, answered[BASELINE]),
+        "regions": by_region(scorer, model, answered[BASELINE]),
         "strata": strata(scorer, model, answered[BASELINE], extras.strata),
         "compare": _compare(scorer, questions, model, extras.other) if extras.other else None,
         "audit": extras.audit | {"leaks": _leaks(scorer, scored)},
@@ -208,11 +211,6 @@ def _by_type(scorer: Scorer, questions: QuestionSet, answered: Answered) -> tupl
         scored = {row: scorer.score(answered[row], kind.head, members) for row in ROWS}
         table[kind.name] = {
             row: dict.fromkeys(scored["model"].scores) if one is None else one.scores for row, one in scored.items()
-        }
-        of_type = questions.of(kind.head)[members]
-        table[kind.name]["model"] |= {
-            "studies": len(np.unique(questions.study[of_type])),
-            "patients": len(np.unique(questions.patient[of_type])),
         }
         metric = HEADLINE[kind.head]
         gains[kind.name] = {

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from data.label_space import HEADS, REGIONS, TYPE_INDEX, Head
-from data.mentions import Mentions
 from data.names import region_set
 from training.predictions import Predictions, QuestionSet
 
@@ -93,14 +92,10 @@ class _Subjects:
     """Finds the questions of a study that are about the same things."""
 
     def __init__(self, questions: QuestionSet):
-        index = questions.index
-        codes, place = np.unique(questions.text, return_inverse=True)
-        mentions = Mentions.of(index.vocabulary)
-        named = [mentions.in_text(text) for text in index.texts(codes)]
         self._of: dict[int, dict[tuple[int, frozenset[str]], list[int]]] = defaultdict(lambda: defaultdict(list))
         """type -> (study, names) -> positions"""
-        for position, (kind, study, text) in enumerate(zip(questions.type, questions.study, place, strict=True)):
-            self._of[int(kind)][int(study), named[text]].append(position)
+        for position, (kind, study) in enumerate(zip(questions.type, questions.study, strict=True)):
+            self._of[int(kind)][int(study), questions.names[position]].append(position)
 
     def same(self, first: str, second: str) -> Iterator[Pair]:
         """Pairs of one question of each type that name the same things."""

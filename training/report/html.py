@@ -49,6 +49,7 @@ def render_html(report: dict, pictures: str = "") -> str:
         ("Confidence", _confidence(report)),
         ("Where it looks", _grounding(report)),
         ("Consistency", _consistency(report)),
+        ("What is asked about", _asked_about(report)),
         ("Groups", _strata(report)),
         ("Compared with another model", _compare(report)),
         ("CheXpert labels", _chexpert(report)),
@@ -236,26 +237,27 @@ def _consistency(report: dict) -> str:
 
 
 def _strata(report: dict) -> str:
-    parts = []
-    for name, values in report["strata"].items():
-        body = []
-        for value, heads in values.items():
-            for head, of in heads.items():
-                if "withheld" in of:
-                    body.append([value, head, "", f"withheld: {of['withheld']}", ""])
-                else:
-                    body.append(
-                        [
-                            value,
-                            head,
-                            number(of["n"]),
-                            f"{short(of['metric'])} {_with_bounds(of)}",
-                            interval(of["gain"]),
-                        ]
-                    )
-        header = [name, "head", "questions", "model", f"gain over {BASELINE}"]
-        parts.append(_fold(name, _table(header, body)))
-    return "".join(parts)
+    return "".join(_fold(name, _groups(name, values)) for name, values in report["strata"].items())
+
+
+def _asked_about(report: dict) -> str:
+    kinds = {"finding": report["findings"], "region": report["regions"]}
+    parts = [_fold(f"by {name}", _groups(name, values)) for name, values in kinds.items() if values]
+    note = "Questions whose text names it: the other words of a question do not matter. A question can stand in several rows."
+    return f'<p class="small soft">{note}</p>' + "".join(parts) if parts else ""
+
+
+def _groups(name: str, values: dict[str, dict[str, dict]]) -> str:
+    header = [name, "head", "questions", "studies", "patients", "model", f"gain over {BASELINE}"]
+    body = [[value, head, *_of_group(of)] for value, heads in values.items() for head, of in heads.items()]
+    return _table(header, body)
+
+
+def _of_group(of: dict) -> list[str]:
+    if "withheld" in of:
+        return ["", "", "", f"withheld: {of['withheld']}", ""]
+    sizes = (number(of["scores"][size]) for size in ("n", "studies", "patients"))
+    return [*sizes, f"{short(of['metric'])} {_with_bounds(of)}", interval(of["gain"])]
 
 
 def _compare(report: dict) -> str:

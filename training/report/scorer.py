@@ -26,10 +26,13 @@ class Scored:
     """Some questions of a head, as one model answered them."""
 
     scores: Scores
+    """those of `metrics.score_head`, with `studies` and `patients` that have one of these questions"""
     drawn: dict[str, np.ndarray]
     """metric -> (S,) values in the resamples, nan where undefined"""
-    patients: int
-    """that have one of these questions"""
+
+    @property
+    def patients(self) -> int:
+        return self.scores["patients"]
 
 
 class Scorer:
@@ -60,7 +63,10 @@ class Scorer:
         drawn = counted.metrics(self._resamples.sums(counted.counts))
         if ranks and probabilities is not None and len(members):
             drawn |= self._ranked(head, patient, probabilities, targets)
-        return Scored(score_head(head, probabilities, predictions, targets), drawn, len(np.unique(patient)))
+        scores = score_head(head, probabilities, predictions, targets)
+        studies = np.unique(self.questions.study[self.questions.of(head)[members]])
+        sizes = {"n": scores["n"], "studies": len(studies), "patients": len(np.unique(patient))}
+        return Scored(sizes | scores, drawn)
 
     def _ranked(
         self, head: Head, patient: np.ndarray, probabilities: np.ndarray, targets: np.ndarray

@@ -1,12 +1,15 @@
-"""The model where something holds: grade, view, number of findings, frequency of the region, and what a patient table adds."""
+"""The model where something holds: what is asked about, grade, view, number of findings, and what a patient table adds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Set
+from functools import cache
 
 import numpy as np
 
 from data.label_space import GRADES, HEADS, REGIONS, Head
+from data.names import region_set
 from training.metrics import HEADLINE
 from training.predictions import Predictions, QuestionSet
 from training.report.scorer import Scorer
@@ -24,7 +27,7 @@ def strata(
     baseline: Predictions | None,
     more: Mapping[str, Labels] | None = None,
 ) -> dict[str, dict[str, dict[str, dict]]]:
-    """stratum -> value -> head -> `n`, `metric`, `value`, `low`, `high` and the `gain` over the baseline.
+    """stratum -> value -> head -> all `scores`; of the headline `metric` its `value`, `low`, `high` and `gain` over the baseline.
 
     Args:
         more: further strata, such as sex and age of patients.
@@ -41,6 +44,41 @@ def strata(
     return {name: values for name, values in table.items() if len(values) > 1}
 
 
+def by_finding(
+    scorer: Scorer, answered: Predictions | None, baseline: Predictions | None
+) -> dict[str, dict[str, dict]]:
+    """finding -> head -> as in `strata`: the questions whose text names it, by the release's names of entities."""
+    if answered is None:
+        return {}
+    entities = {name.lower() for name in answered.questions.index.vocabulary.entities}
+    named = [names & entities for names in answered.questions.names]
+    return _by_name(scorer, answered, baseline, named)
+
+
+def by_region(scorer: Scorer, answered: Predictions | None, baseline: Predictions | None) -> dict[str, dict[str, dict]]:
+    """canonical region -> head -> as in `strata`: the questions whose text names it, or a whole that it is part of."""
+    if answered is None:
+        return {}
+    regions = cache(lambda names: {REGIONS[i] for name in names for i in region_set(name) or ()})
+    return _by_name(scorer, answered, baseline, [regions(names) for names in answered.questions.names])
+
+
+def _by_name(
+    scorer: Scorer, answered: Predictions, baseline: Predictions | None, named: list[Set[str]]
+) -> dict[str, dict[str, dict]]:
+    """Most asked first."""
+    positions: dict[str, list[int]] = defaultdict(list)
+    for position, names in enumerate(named):
+        for name in names:
+            positions[name].append(position)
+    table = {}
+    for name, own in sorted(positions.items(), key=lambda item: (-len(item[1]), item[0])):
+        chosen = np.zeros(len(named), dtype=bool)
+        chosen[own] = True
+        table[name] = _of_heads(scorer, answered, baseline, chosen)
+    return table
+
+
 def _of_heads(
     scorer: Scorer, answered: Predictions, baseline: Predictions | None, chosen: np.ndarray
 ) -> dict[str, dict]:
@@ -51,12 +89,12 @@ def _of_heads(
             continue
         metric = HEADLINE[head]
         if len(members) < LEAST_QUESTIONS:
-            heads[head.value] = {"n": None, "metric": metric, "withheld": f"fewer than {LEAST_QUESTIONS} questions"}
+            heads[head.value] = {"metric": metric, "withheld": f"fewer than {LEAST_QUESTIONS} questions"}
             continue
         model, other = (scorer.score(one, head, members) for one in (answered, baseline))
         own, gain = scorer.interval(model, metric), scorer.gain(model, other, metric)
         heads[head.value] = {
-            "n": len(members),
+            "scores": model.scores,
             "metric": metric,
             "value": own.value,
             "low": own.low,
