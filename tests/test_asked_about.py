@@ -55,7 +55,9 @@ def test_questions_are_counted_by_the_finding_they_name(tables):
     assert binary["value"] == pytest.approx((4 / 8 + 8 / 16) / 2)
     assert binary["low"] <= binary["value"] <= binary["high"] and binary["gain"]["value"] is None
     assert findings["nodule"]["region"]["value"] == 1.0 and findings["nodule"]["region"]["scores"]["n"] == STUDIES
-    assert "withheld" in findings["pleural effusion"]["binary"] and "scores" not in findings["pleural effusion"]["binary"]
+    assert (
+        "withheld" in findings["pleural effusion"]["binary"] and "scores" not in findings["pleural effusion"]["binary"]
+    )
 
 
 def test_a_whole_counts_for_each_of_its_parts(tables):
