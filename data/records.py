@@ -48,6 +48,7 @@ def write_record_index(
     side: int,
     fates: Iterable[tuple[str, str, str]] = (),
     image_store: str = "raw",
+    notes: Sequence[str] = (),
 ) -> Index:
     """Write an index whose studies are images; there are no graphs.
 
@@ -56,6 +57,7 @@ def write_record_index(
         vocabulary: of the model that will be asked.
         side: shorter side of the stored images.
         fates: (split, question type or '', fate) of every question that became no record.
+        notes: sentences about the data set that every evaluation repeats.
     Raises:
         DataError: nothing to write, or an image cannot be read.
     """
@@ -74,7 +76,8 @@ def write_record_index(
         for name, table in writer.tables().items():
             write_table(folder / "tables" / f"{name}.arrow", table)
         (folder / PROBLEMS).write_text("")
-        write_json(folder / META, writer.meta(records, vocabulary, side, image_store, fates))
+        meta = writer.meta(records, vocabulary, side, image_store, fates)
+        write_json(folder / META, meta | {"notes": list(notes)})
     return open_index(path)
 
 

@@ -77,7 +77,7 @@ def read_vqa_rad(folder: Path, rules: Path = RULES) -> VqaRad:
 def vqa_rad_index(folder: Path, path: Path, vocabulary: Vocabulary, side: int) -> tuple[Index, VqaRad]:
     """Write the index. `vocabulary`: of the model that will be asked or fine-tuned."""
     read = read_vqa_rad(folder)
-    return write_record_index(path, read.records, vocabulary, side=side, fates=read.fates), read
+    return write_record_index(path, read.records, vocabulary, side=side, fates=read.fates, notes=[shared(read)]), read
 
 
 def _rules(path: Path) -> tuple[str, list[Rule]]:
@@ -183,6 +183,14 @@ _TARGETS: dict[Head, Callable[[str], int | None]] = {
 }
 
 
+def shared(read: VqaRad) -> str:
+    """What the set's two parts share, as a sentence."""
+    return (
+        f"{read.shared_images:,} of the {read.images['test']:,} test images have training questions too: scores on this "
+        "split say little about new images"
+    )
+
+
 def describe(read: VqaRad) -> list[str]:
     """What was read, and what is wrong with the set itself."""
     asked = Counter((record.split, record.type) for record in read.records)
@@ -190,10 +198,7 @@ def describe(read: VqaRad) -> list[str]:
     lines = [
         f"VQA-RAD: {read.images['train']:,} images with training questions, {read.images['test']:,} with test questions"
     ]
-    lines.append(
-        f"  {read.shared_images:,} of the {read.images['test']:,} test images have training questions too: scores on this "
-        "split say little about new images"
-    )
+    lines.append("  " + shared(read))
     lines += [f"  {split}: {n:,} {kind}" for (split, kind), n in sorted(asked.items())]
     return lines + [
         f"  {split}: {n:,} left out ({fate.replace('_', ' ')})" for (split, fate), n in sorted(left.items())

@@ -74,7 +74,7 @@ def test_what_the_parts_share_is_said_and_found_by_the_audit(folder, tmp_path):
     assert any("1 of the 2 test images have training questions too" in line for line in describe(read))
     audit = audit_index(index, "test")
     assert audit["images"]["n"] == audit["patients"]["n"] == audit["same_pictures"]["n"] == 1
-    assert len(audit["findings"]) == 3
+    assert len(audit["findings"]) == 4 and "1 of the 2 test images" in audit["findings"][0]
     asked = question_set(index, "test", DataConfig())
     assert len(asked) == 2 and asked.targets(Head.BINARY).tolist() == [0]
     assert index.vocabulary == VOCABULARY and not index.is_synthetic and index.meta["credentialed"] is False

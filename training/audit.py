@@ -18,7 +18,8 @@ def audit_index(index: Index, split: str) -> dict:
 
     Returns:
         `patients`, `studies`, `images`, `same_pictures`: each `n` and up to five `examples` of hashed ids (pictures: pairs);
-        `unknown_names`: kind -> share of the release's names of that kind that no table knows; `findings`: sentences.
+        `unknown_names`: kind -> share of the release's names of that kind that no table knows; `findings`: sentences,
+        beginning with what the index notes of its data set.
     """
     train, own = (_split_rows(index, name) for name in ("train", split))
     studies, images = index.studies, index.images
@@ -31,7 +32,7 @@ def audit_index(index: Index, split: str) -> dict:
     ids = np.array(index.image_ids(np.arange(len(images["study"]))))
     found["images"] = _shared(ids[in_train], ids[in_split])
     found["same_pictures"] = _same_pictures(index, np.flatnonzero(in_train), np.flatnonzero(in_split), ids)
-    findings = [
+    findings = list(index.meta.get("notes", ())) + [
         f"{found[kind]['n']:,} {what} of the split {split} in training too"
         for kind, what in (
             ("patients", "patient(s) are"),

@@ -22,9 +22,9 @@ AGE_LIMITS = (0, 40, 60, 80)
 def radiologist_labels(data: DataConfig, index: Index, split: str, studies: np.ndarray | None) -> np.ndarray | None:
     """A radiologist's CheXpert labels of the test studies (rows of the index): (n, 14), nan where there are none.
 
-    None for other splits, and for releases without that table (it came with MIMIC-CXR-JPG 2.1.0).
+    None for other splits and data sets, and for releases without that table (it came with MIMIC-CXR-JPG 2.1.0).
     """
-    if split != "test" or studies is None or not data.mimic_cxr_path:
+    if split != "test" or studies is None or data.vqa_rad_path or not data.mimic_cxr_path:
         return None
     table = find_release(data.mimic_cxr_path, data.mimic_qa_path).radiologist
     if table is None:

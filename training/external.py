@@ -35,7 +35,10 @@ def vqa_rad(config: Config, model: Path | str | None) -> Index:
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     path = Path(config.data.index_dir) if config.data.index_dir else CACHE / f"vqa-rad-{name}"
     if os.path.exists(path / META):
-        return open_index(path)
+        index = open_index(path)
+        for note in index.meta.get("notes", ()):
+            log.warning("%s", note)
+        return index
     index, read = vqa_rad_index(folder, path, vocabulary, side)
     for line in describe(read):
         log.info("%s", line)
