@@ -25,7 +25,7 @@ from utils.errors import DataError
 
 RULES = Path(__file__).resolve().parent.parent / "configs" / "vqa_rad.yaml"
 PARTS = {"train": "trainset.json", "test": "testset.json"}
-VALIDATION_SHARE = 0.1
+VALIDATION_SHARE = 0.25
 """Of the training images, for choosing the best model when fine-tuning"""
 LONGEST_NAME = 5
 """words"""
@@ -111,7 +111,7 @@ def _entries(path: Path) -> list[dict]:
 
 
 def _split(part: str, image: str, test_images: set[str]) -> str:
-    """A tenth of the training images, none of them in the test part, are for validation."""
+    """For validation: a quarter of the training images that the test part does not ask about."""
     if part == "test" or image in test_images:
         return part
     draw = uniform(0, int.from_bytes(image.encode()[-8:], "big"))
