@@ -88,7 +88,7 @@ class DataConfig:
     """frontal_only (AP and PA), lateral_only or all."""
     question_types: list[str] = field(default_factory=list)
     """Only these question types; empty: all that a head can answer."""
-    questions_per_image: int = 20
+    questions_per_image: int = 16
     """M: most questions of one visit of an image."""
     draw: str = "epoch"
     """`epoch`: every question once an epoch. `balanced`: visits drawn with questions balanced over heads and types;
