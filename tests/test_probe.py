@@ -240,6 +240,7 @@ def test_made_up_tensors_go_through_model_and_loss(tmp_path):
 
 def test_published_counts():
     config = Config()
+    config.data.questions_per_image = 20
     size = published_size(config)
     assert (size.questions, size.visits) == (7_378_344, 368_918 + 111_090)
     assert size.source == f"published: {PAGE}"
