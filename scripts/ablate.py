@@ -22,7 +22,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         prog="scripts/ablate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--ablation", default="all", metavar="NAMES", help="names with commas between, or all (default: all)"
+        "--ablation",
+        default="all",
+        metavar="NAMES",
+        help="names with commas between, or all that change the model (default: all)",
     )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each (default: 3)")
     parser.add_argument("--workdir", type=Path, default=Path("ablations"), metavar="DIR", help="default: ablations")
@@ -49,7 +52,7 @@ def main(argv: list[str]) -> int:
     setup_logging()
     data = loaded.config.data
     sets = [*args.set, f"data.mimic_cxr_path={data.mimic_cxr_path}", f"data.mimic_qa_path={data.mimic_qa_path}"]
-    names = ablation.known_ablations() if args.ablation == "all" else args.ablation.split(",")
+    names = ablation.changing_ablations(loaded.config) if args.ablation == "all" else args.ablation.split(",")
     runs = ablation.plan_runs(args.config, sets, names, range(args.seeds), args.workdir)
     left = [one for one in runs if not one.is_done]
     print(

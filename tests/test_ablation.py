@@ -23,7 +23,8 @@ def test_every_preset_is_a_valid_delta_and_changes_something(tmp_path):
     assert {"no_graph", "graph_not_read", "no_image", "random_text", "concat", "one_head"} <= set(names)
     base = load_config(TINY).config
     for name in names:
-        (run,) = [r for r in ablation.plan_runs(TINY, [], [name], [0], tmp_path / name) if r.ablation == name]
+        runs = ablation.plan_runs(TINY, ["model.pretrained=true"], [name], [0], tmp_path / name)
+        (run,) = [r for r in runs if r.ablation == name]
         values = yaml.safe_load((ablation.PRESETS / f"{name}.yaml").read_text())
         for key, value in loading.flatten(values, TYPES, name).items():
             assert loading.get(run.config, key) == value != loading.get(base, key), key
@@ -45,6 +46,15 @@ def test_the_same_plan_goes_on_and_another_is_refused(tmp_path):
         ablation.plan_runs(TINY, ["training.max_steps=5"], ["concat"], [0], tmp_path)
     with pytest.raises(ConfigError, match="no ablation 'nothing': there are concat"):
         ablation.plan_runs(TINY, [], ["nothing"], [0], tmp_path / "other")
+
+
+def test_what_would_train_the_full_model_again_is_left_out(tmp_path):
+    config = load_config(TINY).config
+    assert set(ablation.known_ablations()) - set(ablation.changing_ablations(config)) == {"random_text"}
+    with pytest.raises(ConfigError, match="--ablation random_text: with model.pretrained=false this is the full model"):
+        ablation.plan_runs(TINY, [], ["random_text"], [0], tmp_path)
+    config.model.pretrained = True
+    assert ablation.changing_ablations(config) == ablation.known_ablations()
 
 
 def test_a_finished_training_is_not_trained_again(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count, islice
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import yaml
 from configs import loading
 from configs.mimic_cxr_config import TYPES, Config, load_config, to_yaml
 from data.index import ensure_index
+from data.loader import Layout, windows
 from training.bootstrap import interval
 from training.engine import global_batch
 from training.evaluation_run import question_set
@@ -40,6 +42,8 @@ FULL = "full"
 """The model without any ablation, which all are compared with"""
 READ_NO_GRAPH = ("no_graph", "graph_not_read")
 """Ablations whose questions are answered without a graph, in evaluation too"""
+RANDOM_TEXT = "random_text"
+"""The ablation that needs pretrained encoders"""
 MEASURED_STEPS = 3
 
 log = get_logger(__name__)
@@ -67,12 +71,17 @@ def known_ablations() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
+def changing_ablations(config: Config) -> list[str]:
+    """All but those that would train the full model again: there is nothing to take from a text encoder with random weights."""
+    return [name for name in known_ablations() if name != RANDOM_TEXT or config.model.pretrained]
+
+
 def plan_runs(
     base: str | None, sets: Sequence[str], ablations: Sequence[str], seeds: Sequence[int], workdir: Path
 ) -> list[AblationRun]:
     """The runs of the full model and of all ablations, seed by seed.
 
-    ConfigError: an ablation is unknown, or a folder holds a run with other settings.
+    ConfigError: an ablation is unknown or changes nothing, or a folder holds a run with other settings.
     """
     runs = []
     for name in [FULL, *ablations]:
@@ -82,6 +91,10 @@ def plan_runs(
             own = [f"training.seed={seed}", f"training.output_dir={folder / 'checkpoints'}"]
             own.append(f"evaluation.output_dir={folder / 'results'}")
             config = load_config(base, [*sets, *deltas, *own]).config
+            if name in known_ablations() and name not in changing_ablations(config):
+                raise ConfigError(
+                    f"--ablation {name}: with model.pretrained=false this is the full model: leave it out"
+                )
             run = AblationRun(name, seed, folder, config)
             _write_settings(run)
             runs.append(run)
@@ -123,10 +136,6 @@ def estimate(runs: Sequence[AblationRun]) -> float:
 
 
 def _windows(job, number: int):
-    from itertools import chain, count, islice
-
-    from data.loader import Layout, windows
-
     training = job.config.training
     layout = Layout(global_batch(training), training.batch_size_per_gpu)
     return islice(chain.from_iterable(windows(job.train_data, layout, epoch=epoch) for epoch in count()), number)
