@@ -15,15 +15,16 @@ from training.evaluation_run import question_set
 from training.predictions import Predictions
 from utils.errors import ConfigError, UserError
 
+DEFAULT = "configs/default_config.yaml"
 TINY = "configs/tiny_config.yaml"
 
 
 def test_every_preset_is_a_valid_delta_and_changes_something(tmp_path):
     names = ablation.known_ablations()
     assert {"no_graph", "graph_not_read", "no_image", "random_text", "concat", "one_head"} <= set(names)
-    base = load_config(TINY).config
+    base = load_config(DEFAULT).config
     for name in names:
-        runs = ablation.plan_runs(TINY, ["model.pretrained=true"], [name], [0], tmp_path / name)
+        runs = ablation.plan_runs(DEFAULT, [], [name], [0], tmp_path / name)
         (run,) = [r for r in runs if r.ablation == name]
         values = yaml.safe_load((ablation.PRESETS / f"{name}.yaml").read_text())
         for key, value in loading.flatten(values, TYPES, name).items():
