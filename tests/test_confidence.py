@@ -15,6 +15,7 @@ from training.scoring.confidence import (
     reliability,
     risk_coverage,
     tempered,
+    whole_answers,
 )
 
 
@@ -66,6 +67,8 @@ def test_a_head_with_several_answers_has_a_decision_a_class():
     made = decisions(Head.CATEGORY, probabilities, (probabilities >= 0.5).astype(int), targets)
     assert len(made.confidence) == 28 and made.right.sum() == 27
     assert made.confidence[3] == pytest.approx(0.8) and made.confidence[0] == pytest.approx(0.9)
+    whole = whole_answers(Head.CATEGORY, probabilities, (probabilities >= 0.5).astype(int), targets)
+    assert whole.right.tolist() == [True, False] and whole.confidence.tolist() == pytest.approx([0.8, 0.9])
     assert fit_temperature(Head.CATEGORY, np.zeros((0, 14)), np.zeros((0, 14), int)) is None
 
 

@@ -160,6 +160,14 @@ def test_run_writes_predictions_and_both_reports(place, tmp_path, index_of_the_r
     assert not (place / "checkpoints" / "test_ledger.jsonl").exists()
 
 
+def test_controls_of_an_earlier_evaluation_do_not_stay(place, tmp_path):
+    stale = tmp_path / "results" / "controls" / "blank_image.parquet"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"")
+    run_evaluation(job(place, controls=False), settings(place, tmp_path / "results"))
+    assert not stale.exists()
+
+
 def test_every_look_at_the_test_split_is_recorded(place, tmp_path, index_of_the_release):
     for _ in range(2):
         run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path))

@@ -218,6 +218,8 @@ def _write(folder: Path, report: dict, evaluation: Evaluation, with_pictures: bo
     with writing_to(folder, "free space, or name another folder with --output_dir"):
         folder.mkdir(parents=True, exist_ok=True)
         answers = answers_of_rows(evaluation)
+        for earlier in (folder / CONTROLS).glob("*.parquet"):  # of another evaluation, which may have had other rows
+            earlier.unlink()
         for row, answered in answers.items():
             if answered:
                 name = "predictions.parquet" if row == "model" else f"{CONTROLS}/{row}.parquet"

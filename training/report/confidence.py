@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from data.label_space import HEADS, Head
 from training.predictions import Predictions
-from training.scoring.confidence import calibration, decisions, risk_coverage, tempered
+from training.scoring.confidence import calibration, risk_coverage, tempered, whole_answers
 
 
 def confidence_of_heads(answered: Predictions | None, temperatures: Mapping[Head, float] | None = None) -> dict:
@@ -25,6 +25,6 @@ def confidence_of_heads(answered: Predictions | None, temperatures: Mapping[Head
             milder = tempered(head, probabilities, temperatures[head])
             found = calibration(head, milder, predictions, targets)
             table[head.value]["tempered"] = {"temperature": temperatures[head]} | found
-        curve = risk_coverage(decisions(head, probabilities, predictions, targets))
+        curve = risk_coverage(whole_answers(head, probabilities, predictions, targets))
         table[head.value]["risk_coverage"] = curve.as_json() if curve else None
     return table

@@ -16,22 +16,23 @@ from training.report.charts import CAUTION, CONTROL, GOOD, MODEL, Bar, Line, bar
 STYLE = """
 :root{color-scheme:light}*{box-sizing:border-box}
 body{margin:0;font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#1c2733;background:#fff}
-main{max-width:1120px;margin:0 auto;padding:20px 20px 60px}
+main{max-width:1220px;margin:0 auto;padding:20px 20px 60px}
 h1{font-size:1.6rem;line-height:1.25;margin:.3em 0}h2{font-size:1.25rem;margin:2.2em 0 .5em;border-bottom:2px solid #dfe5eb}
 h3{font-size:1rem;margin:1.4em 0 .3em}p{max-width:75ch}.soft{color:#5b6b7b}.small{font-size:.86rem}
 .banner{padding:10px 14px;border-left:6px solid #c77700;background:#fff6e6;margin:12px 0;font-weight:600;max-width:none}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:18px 26px;align-items:start}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px}
 .tile{border:1px solid #dfe5eb;border-radius:8px;padding:10px 14px}.tile b{display:block;font-size:1.5rem}
-svg{width:100%;height:auto;display:block}.scroll{overflow-x:auto}.wide svg{min-width:600px}
+svg{width:100%;height:auto;display:block}.scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.86rem;margin:.4em 0}
-th,td{padding:4px 10px;text-align:right;border-bottom:1px solid #e8edf2;white-space:nowrap}
+th,td{padding:4px 10px;text-align:right;border-bottom:1px solid #e8edf2;white-space:pre;vertical-align:top}
 th:first-child,td:first-child{text-align:left}th{background:#f4f7fa;position:sticky;top:0}
 .text{text-align:left!important;white-space:normal;min-width:14em}
 details{margin:.6em 0}summary{cursor:pointer;font-weight:600}
 nav a{margin-right:1em;white-space:nowrap}a{color:#1f5fa8}img{max-width:100%;height:auto}
 ul{padding-left:1.2em}.ok{color:#2b8a5a}.bad{color:#b3261e;font-weight:600}
-@media(max-width:600px){main{padding:12px 12px 40px}h1{font-size:1.3rem}th,td{padding:4px 7px}}
+@media(max-width:600px){main{padding:12px 12px 40px}h1{font-size:1.3rem}
+th,td{padding:4px 7px}table{font-size:.8rem}.text{min-width:9em}}
 @media print{nav{display:none}details{display:block}}
 """
 COLOURS = {"model": MODEL, "graph_oracle": CAUTION}
@@ -128,7 +129,7 @@ def _types(report: dict) -> str:
         '<p class="small soft">Bars: the model with its interval; the orange line is the text-only control. '
         f"p: that the gain is zero, two-sided, adjusted over the {len(table)} types.</p>"
     )
-    return f'{note}<div class="scroll wide">{bars(rows, 760, 250)}</div>{_table(header, table)}'
+    return f"{note}{bars(rows, 590, 220)}{_table(header, table)}"
 
 
 def _rows(report: dict) -> str:
@@ -211,7 +212,7 @@ def _grounding(report: dict) -> str:
         return ""
     metrics = [metric for metric in found["questions"]["all"] if metric != "n"]
     body = [
-        [name, number(of["n"]), *(_with_bounds(of[metric]) for metric in metrics)]
+        [name, number(of["n"]), *(_with_bounds(of[metric], "\n") for metric in metrics)]
         for name, of in found["questions"].items()
     ]
     regions = [Bar(name, of["mean_iou"], colour=MODEL) for name, of in found["regions"].items()]
@@ -323,10 +324,10 @@ def _provenance(report: dict) -> str:
     )
 
 
-def _with_bounds(one: dict) -> str:
+def _with_bounds(one: dict, gap: str = " ") -> str:
     if one["value"] is None:
         return "n/a"
-    return number(one["value"]) + (f" [{one['low']:.3f}, {one['high']:.3f}]" if one["low"] is not None else "")
+    return number(one["value"]) + (f"{gap}[{one['low']:.3f}, {one['high']:.3f}]" if one["low"] is not None else "")
 
 
 def _p(value: float | None) -> str:

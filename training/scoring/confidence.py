@@ -1,7 +1,8 @@
 """Do probabilities mean what they say? Calibration errors, temperature, reliability, and what abstaining is worth.
 
 For a head with one answer, confidence is the probability of the answer that is given, and it is right or wrong. For a head with
-several, every (question, class) is a decision of its own. Letters: n decisions, C classes.
+several, every (question, class) is a decision of its own; whether to answer at all is decided for the whole question. Letters: n
+decisions, C classes.
 """
 
 from __future__ import annotations
@@ -34,6 +35,15 @@ def decisions(head: Head, probabilities: np.ndarray, predictions: np.ndarray, ta
         told, truth = predictions.astype(bool), targets.astype(bool)
         return Decisions(np.where(told, probabilities, 1 - probabilities).ravel(), (told == truth).ravel())
     return Decisions(probabilities[np.arange(len(targets)), predictions], predictions == targets)
+
+
+def whole_answers(head: Head, probabilities: np.ndarray, predictions: np.ndarray, targets: np.ndarray) -> Decisions:
+    """One decision a question: an answer of several classes is as sure as its least sure class, and right if all of them are."""
+    made = decisions(head, probabilities, predictions, targets)
+    if not HEADS[head].multi_label:
+        return made
+    shape = targets.shape
+    return Decisions(made.confidence.reshape(shape).min(1, initial=1.0), made.right.reshape(shape).all(1))
 
 
 def calibration(head: Head, probabilities: np.ndarray, predictions: np.ndarray, targets: np.ndarray) -> dict:
@@ -100,11 +110,11 @@ def fit_temperature(head: Head, probabilities: np.ndarray, targets: np.ndarray) 
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """What answering only the surest decisions is worth; coverage is the share that is answered."""
+    """What answering only the surest questions is worth; coverage is the share that is answered."""
 
     coverage: list[float]
     risk: list[float]
-    """share of wrong decisions among the answered"""
+    """share of wrong answers among the answered"""
     area: float
     """mean risk over all coverages (AURC; Geifman et al. 2019)"""
     accuracy_at_80: float
