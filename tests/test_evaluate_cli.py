@@ -160,7 +160,7 @@ def test_run_writes_predictions_and_both_reports(place, tmp_path, index_of_the_r
     assert not (place / "checkpoints" / "test_ledger.jsonl").exists()
 
 
-def test_controls_of_an_earlier_evaluation_do_not_stay(place, tmp_path):
+def test_controls_of_an_earlier_evaluation_do_not_stay(place, tmp_path, index_of_the_release):
     stale = tmp_path / "results" / "controls" / "blank_image.parquet"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"")
