@@ -25,7 +25,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--ablation",
         default="all",
         metavar="NAMES",
-        help="names with commas between, or all that change the model (default: all)",
+        help="names with commas between; all: those that change the model; none: the full model alone (default: all)",
     )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each (default: 3)")
     parser.add_argument("--workdir", type=Path, default=Path("ablations"), metavar="DIR", help="default: ablations")
@@ -52,7 +52,8 @@ def main(argv: list[str]) -> int:
     setup_logging()
     data = loaded.config.data
     sets = [*args.set, f"data.mimic_cxr_path={data.mimic_cxr_path}", f"data.mimic_qa_path={data.mimic_qa_path}"]
-    names = ablation.changing_ablations(loaded.config) if args.ablation == "all" else args.ablation.split(",")
+    groups = {"all": ablation.changing_ablations(loaded.config), "none": []}
+    names = groups.get(args.ablation, args.ablation.split(","))
     runs = ablation.plan_runs(args.config, sets, names, range(args.seeds), args.workdir)
     left = [one for one in runs if not one.is_done]
     print(

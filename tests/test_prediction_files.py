@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.label_space import HEADS, Head
+from data.label_space import HEAD_INDEX, HEADS, Head
 from tests.evaluation_stub import make_setup
 from training.evaluation import evaluate
 from training.predictions import SCHEMA, Predictions, QuestionSet, read_predictions
@@ -62,6 +62,17 @@ def test_a_model_may_decide_otherwise_and_give_no_probabilities(made, file):
     assert set(found.probabilities.values()) == {None}
     np.testing.assert_array_equal(found.predictions[Head.REGION], made[0].targets(Head.REGION))
     np.testing.assert_array_equal(found.predictions[Head.SEVERITY], made[0].targets(Head.SEVERITY))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_may_have_no_questions(made, tmp_path, head):
+    everything, answered = made
+    questions = QuestionSet(everything.index, everything.rows[everything.head != HEAD_INDEX[head]])
+    assert len(questions) < len(everything)
+    answers = {other: values if other != head else values[:0] for other, values in answered.probabilities.items()}
+    Predictions.of(questions, answers).write(tmp_path / "fewer.parquet", {})
+    found, _ = read_predictions(tmp_path / "fewer.parquet", questions)
+    assert [len(found.predictions[other]) > 0 for other in HEADS] == [other != head for other in HEADS]
 
 
 def refused(path, questions, match):

@@ -163,8 +163,9 @@ def _check_same(path: Path, table: pa.Table, questions: QuestionSet, place: np.n
             raise DataError(f"{path}: {different:,} rows have another {column} than the index {questions.index.path}")
     for head, spec in HEADS.items():
         own = place[questions.of(head)]
-        truth = _matrix(path, table["target"], own, len(spec.classes) if spec.multi_label else 1, head)
-        wanted = questions.targets(head).reshape(len(own), -1)
+        width = len(spec.classes) if spec.multi_label else 1
+        truth = _matrix(path, table["target"], own, width, head)
+        wanted = questions.targets(head).reshape(len(own), width)
         if truth is None or (truth != wanted).any():
             different = len(own) if truth is None else int((truth != wanted).any(1).sum())
             if different:
