@@ -104,6 +104,10 @@ def test_what_is_not_defined_is_nan_and_never_0_or_1():
     assert np.isnan(one["recall_no"]) and float(one["recall_yes"]) == 0.5
     never = totals(Head.BINARY, np.array([1, 1]), np.array([1, 1]))
     assert np.isnan([never["precision_no"], never["recall_no"], never["f1_no"]]).all()
+    absent = totals(Head.BINARY, np.array([0, 1, 1]), np.array([1, 1, 1]))
+    assert float(absent["precision_no"]) == 0 and np.isnan([absent["recall_no"], absent["f1_no"]]).all(), (
+        "told, but never true"
+    )
     empty = totals(Head.CATEGORY, np.zeros((2, 14), int), np.zeros((2, 14), int))
     assert np.isnan([empty["micro_f1"], empty["micro_precision"], empty["micro_recall"], empty["macro_f1"]]).all()
     nothing = totals(Head.REGION, np.zeros((0, 26), int), np.zeros((0, 26), int))

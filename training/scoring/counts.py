@@ -91,7 +91,7 @@ def of_confusion(sums: np.ndarray, total: np.ndarray, head: Head) -> Values:
             values |= {
                 f"precision_{name}": precision[..., place],
                 f"recall_{name}": recall[..., place],
-                f"f1_{name}": f1[..., place] if mentioned[place] else np.full(n.shape, np.nan),
+                f"f1_{name}": np.where(true[..., place] > 0, f1[..., place], np.nan),
             }
     if head == Head.SEVERITY:
         values |= _ordinal(matrix, true, told, n)
