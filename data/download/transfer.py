@@ -1,0 +1,378 @@
+"""Files over HTTPS: in pieces that run in parallel, resumed, repeated with back-off, and checked before they get their name.
+
+A file grows as `<name>.part`; `<name>.part.json` says which pieces are there, of which version of the file. Letters: bytes
+are counted from 0, ends are exclusive.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import json
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, urljoin, urlsplit
+
+import requests
+
+from data.download.credentials import Credentials, LoginError
+from utils.errors import DataError
+from utils.utils import get_logger, write_atomic
+
+PIECE = 16 * 2**20
+"""Bytes of a request: what a kill loses of each connection at most"""
+BLOCK = 2**18
+ATTEMPTS = 8
+"""In a row without a byte of progress"""
+LONGEST_WAIT = 300.0
+"""Seconds between two attempts, whatever the server asks for"""
+TIMEOUT = (15, 60)
+"""Seconds to connect, and without a byte"""
+REDIRECTS = 5
+AGAIN = {408, 425, 429, 500, 502, 503, 504}
+"""Statuses that may be others later"""
+AGENT = "Wget/1.24 (compatible; ssg-vqa setup_data.py)"
+"""PhysioNet takes a login over HTTP only from programs whose name begins with Wget or libwfdb."""
+LOCAL = {"localhost", "127.0.0.1", "::1"}
+
+Sleep = Callable[[float], None]
+Count = Callable[[int], None]
+"""Is told of bytes that arrived"""
+
+log = get_logger(__name__)
+
+
+class _Retry(Exception):
+    """This attempt failed; `wait`: seconds that the server asks for."""
+
+    def __init__(self, why: str, wait: float | None = None):
+        super().__init__(why)
+        self.wait = wait
+
+
+class _Changed(Exception):
+    """The file on the server is not the one that was begun."""
+
+
+@dataclass
+class Part:
+    """What is known of a file that is being downloaded."""
+
+    size: int
+    """bytes; -1: the server does not say, and the file comes in one piece"""
+    version: str
+    """ETag or Last-Modified"""
+    done: set[int] = field(default_factory=set)
+    """beginnings of the pieces that are there"""
+
+    def missing(self) -> list[int]:
+        return [start for start in range(0, max(self.size, 1), PIECE) if start not in self.done]
+
+    def end(self, start: int) -> int:
+        return min(start + PIECE, self.size)
+
+
+class Site:
+    """The files below one address. Thread-safe.
+
+    Args:
+        base: for example https://physionet.org/files/mimic-cxr-jpg/2.1.0/. Plain http only on this machine.
+        credentials: sent to this host alone, over this scheme alone.
+        sleep: how to wait between attempts.
+    """
+
+    def __init__(
+        self, base: str, credentials: Credentials | None = None, connections: int = 8, sleep: Sleep = time.sleep
+    ):
+        self.base, self._sleep = base.rstrip("/") + "/", sleep
+        self.host = urlsplit(base).hostname or ""
+        if urlsplit(base).scheme != "https" and self.host not in LOCAL:
+            raise DataError(f"{base}: only https addresses are downloaded from, a login must not travel in the open")
+        self._own = _session(connections)
+        self._own.auth = (credentials.user, credentials.password) if credentials else _no_login
+        self._foreign = _session(connections)
+        self._foreign.auth = _no_login
+
+    def address(self, path: str) -> str:
+        return urljoin(self.base, quote(path))
+
+    def begin(self, path: str) -> Part:
+        """Size and version of a file, from its first byte. Repeats like `fetch`."""
+        return self._repeated(path, lambda: self._look(path))
+
+    def fetch(self, path: str, part: Part, start: int, target: Path, count: Count | None = None) -> None:
+        """Write the piece that begins at `start` into an open place of `target`, which exists.
+
+        Raises:
+            _Changed: the file on the server is another one now.
+            LoginError: the server wants another login. DataError: there is no such file, or all attempts failed.
+        """
+        place = start
+
+        def attempt() -> None:
+            nonlocal place
+            before = place
+            try:
+                for block in self._blocks(path, part, place):
+                    _write(target, place, block)
+                    place += len(block)
+                    if count:
+                        count(len(block))
+            except (requests.RequestException, OSError) as error:
+                if not isinstance(error, requests.RequestException):
+                    raise
+                raise _Retry(type(error).__name__, 0.0 if place > before else None) from error
+            if part.size >= 0 and place < part.end(start):
+                raise _Retry("the connection ended early", 0.0 if place > before else None)
+
+        self._repeated(path, attempt)
+
+    def _repeated(self, path: str, attempt: Callable):
+        failures = 0
+        while True:
+            try:
+                return attempt()
+            except (_Retry, requests.RequestException) as error:
+                wait = getattr(error, "wait", None)
+                failures = 0 if wait == 0 else failures + 1
+                if failures >= ATTEMPTS:
+                    raise DataError(
+                        f"{self.address(path)}: {ATTEMPTS} attempts failed, the last: {_plain(error)}; "
+                        "the same command goes on where it stopped"
+                    ) from None
+                backoff = min(2.0**failures, 60.0) * random.uniform(0.5, 1.0)
+                self._sleep(min(max(wait or 0.0, backoff if failures else 0.1), LONGEST_WAIT))
+
+    def _look(self, path: str) -> Part:
+        with self._get(path, {"Range": "bytes=0-0"}) as response:
+            length = response.headers.get("Content-Length", "")
+            if response.status_code == 206:
+                size = _range(response)[2]
+            elif response.status_code == 416:  # of an empty file there is no first byte
+                size = 0
+            else:
+                size = int(length) if length.isdigit() else -1
+            return Part(size, _version(response))
+
+    def _blocks(self, path: str, part: Part, place: int):
+        """Bytes of the piece from `place` on, never more than it has."""
+        if part.size == 0:
+            return
+        end = part.end(place - place % PIECE) if part.size >= 0 else None
+        headers = {"Range": f"bytes={place}-{end - 1}"} if end is not None else {}
+        if part.version and headers:
+            headers["If-Match" if part.version.startswith('"') else "If-Unmodified-Since"] = part.version
+        with self._get(path, headers) as response:
+            skip = self._check(response, part, place, end)
+            left = None if end is None else end - place
+            for block in response.iter_content(BLOCK):
+                block, skip = block[skip:], max(0, skip - len(block))
+                block = block if left is None else block[:left]
+                if block:
+                    yield block
+                left = None if left is None else left - len(block)
+                if left == 0:
+                    return
+
+    def _check(self, response: requests.Response, part: Part, place: int, end: int | None) -> int:
+        """Bytes to skip at the beginning of the answer: it may be the whole file."""
+        if response.status_code in (412, 416) or (part.version and _version(response) not in ("", part.version)):
+            raise _Changed
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise _Retry("the server compresses what must come as it is")
+        if response.status_code == 206:
+            first, _, size = _range(response)
+            if size != part.size:
+                raise _Changed
+            if first != place:
+                raise _Retry(f"asked for byte {place:,}, the server sent from {first:,}")
+            return 0
+        length = response.headers.get("Content-Length", "")
+        if part.size >= 0 and length.isdigit() and int(length) != part.size:
+            raise _Changed
+        return place
+
+    def _get(self, path: str, headers: dict[str, str]) -> requests.Response:
+        """An answer with the wanted file; redirects are followed, but the login stays at home."""
+        url = self.address(path)
+        for _ in range(REDIRECTS + 1):
+            at_home = urlsplit(url)[:2] == urlsplit(self.base)[:2]
+            session = self._own if at_home else self._foreign
+            response = session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUT)
+            if not response.is_redirect:
+                break
+            response.close()
+            url = urljoin(url, response.headers["Location"])
+            if urlsplit(url).scheme != "https" and urlsplit(url).hostname not in LOCAL:
+                raise DataError(f"{self.address(path)} leads to {_without_query(url)}, which is not https: refused")
+        else:
+            raise DataError(f"{self.address(path)}: more than {REDIRECTS} redirects")
+        try:
+            self._judge(path, response)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def _judge(self, path: str, response: requests.Response) -> None:
+        status = response.status_code
+        if status in (401, 403):
+            raise LoginError(
+                f"{self.host} refuses {self.address(path)} ({status}): check name and password in ~/.netrc, and that you "
+                "have signed the release's data use agreement on its page"
+            )
+        if status in (404, 410):
+            raise DataError(f"{self.address(path)}: no such file ({status}): check the address and the version")
+        if status in AGAIN:
+            raise _Retry(f"status {status}", _wanted_wait(response))
+        if status not in (200, 206, 412, 416):
+            raise DataError(f"{self.address(path)}: status {status}")
+        if response.headers.get("Content-Type", "").startswith("text/html") and not path.endswith((".html", ".htm")):
+            raise LoginError(f"{self.address(path)} is a web page, not the file: a login page?")
+
+
+def download(site: Site, path: str, target: Path, run: Callable[[list[Callable[[], None]]], None], count: Count) -> str:
+    """Download a file to `<target>.part` and give its SHA-256; `run` executes pieces, in any order or in parallel.
+
+    What an earlier call has is not asked for again, unless the file on the server has changed.
+    """
+    for _ in range(3):
+        part = _begun(site, path, target)
+        lock = threading.Lock()
+
+        def piece(start: int, part: Part = part, lock: threading.Lock = lock) -> None:
+            site.fetch(path, part, start, _partial(target), count)
+            with lock:
+                part.done.add(start)
+                _remember(target, part)
+
+        try:
+            run([lambda start=start: piece(start) for start in part.missing()])
+        except _Changed:
+            discard(target)
+            continue
+        return sha256_of(_partial(target))
+    raise DataError(f"{site.address(path)} changes while it is downloaded: try again later")
+
+
+def _begun(site: Site, path: str, target: Path) -> Part:
+    fresh = site.begin(path)
+    known = _remembered(target)
+    if known and fresh.size >= 0 and (known.size, known.version) == (fresh.size, fresh.version):
+        return known
+    discard(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(_partial(target), "wb") as file:
+        file.truncate(max(fresh.size, 0))
+    _remember(target, fresh)
+    return fresh
+
+
+def finish(target: Path) -> None:
+    """Give the downloaded file its name."""
+    with open(_partial(target), "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(_partial(target), target)
+    _memory(target).unlink(missing_ok=True)
+
+
+def discard(target: Path) -> None:
+    """Forget what there is of the file."""
+    for path in (_memory(target), _partial(target)):
+        path.unlink(missing_ok=True)
+
+
+def set_aside(target: Path, place: Path) -> None:
+    """Move what was downloaded to another place, where no reader looks."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(_partial(target), place)
+    _memory(target).unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
+
+
+def _memory(target: Path) -> Path:
+    return target.with_name(target.name + ".part.json")
+
+
+def _remember(target: Path, part: Part) -> None:
+    state = {"size": part.size, "version": part.version, "piece": PIECE, "done": sorted(part.done)}
+    write_atomic(_memory(target), json.dumps(state))
+
+
+def _remembered(target: Path) -> Part | None:
+    try:
+        state = json.loads(_memory(target).read_text(encoding="utf-8"))
+        if state["piece"] != PIECE or _partial(target).stat().st_size != state["size"]:
+            return None
+        return Part(int(state["size"]), str(state["version"]), {int(start) for start in state["done"]})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(target: Path, place: int, block: bytes) -> None:
+    with open(target, "r+b") as file:
+        file.seek(place)
+        file.write(block)
+
+
+def _session(connections: int) -> requests.Session:
+    session = requests.Session()
+    session.headers.update({"User-Agent": AGENT, "Accept-Encoding": "identity"})
+    adapter = requests.adapters.HTTPAdapter(pool_maxsize=connections, pool_connections=4, max_retries=0)
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, adapter)
+    return session
+
+
+def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keeps `requests` from looking into ~/.netrc by itself."""
+    return request
+
+
+def _range(response: requests.Response) -> tuple[int, int, int]:
+    """First byte, last byte and size of a partial answer."""
+    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
+    if not match:
+        raise _Retry("a partial answer that does not say which part")
+    return tuple(int(number) for number in match.groups())
+
+
+def _version(response: requests.Response) -> str:
+    """A strong ETag, else the date of the last change, else nothing."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+
+
+def _wanted_wait(response: requests.Response) -> float | None:
+    """Seconds of Retry-After, which may be a date."""
+    wanted = response.headers.get("Retry-After", "").strip()
+    if wanted.isdigit():
+        return float(wanted)
+    try:
+        return max(0.1, email.utils.parsedate_to_datetime(wanted).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _plain(error: Exception) -> str:
+    """What went wrong, without an address: it might hold a login."""
+    return str(error) if isinstance(error, _Retry) else type(error).__name__
+
+
+def _without_query(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}{parts.path}"
