@@ -133,6 +133,19 @@ class Site:
 
         self._repeated(path, attempt)
 
+    def whole(self, path: str) -> bytes:
+        """A file of a few megabytes. Errors as `fetch`."""
+
+        def attempt() -> bytes:
+            with self._get(path, {}) as response:
+                length = response.headers.get("Content-Length", "")
+                content = response.content
+            if length.isdigit() and len(content) != int(length):
+                raise _Retry("the connection ended early")
+            return content
+
+        return self._repeated(path, attempt)
+
     def _repeated(self, path: str, attempt: Callable):
         failures = 0
         while True:
@@ -259,6 +272,15 @@ def download(site: Site, path: str, target: Path, run: Callable[[list[Callable[[
             continue
         return sha256_of(_partial(target))
     raise DataError(f"{site.address(path)} changes while it is downloaded: try again later")
+
+
+def download_whole(site: Site, path: str, target: Path, count: Count) -> str:
+    """As `download`, for a small file: one request, from the beginning after each cut."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    content = site.whole(path)
+    _partial(target).write_bytes(content)
+    count(len(content))
+    return hashlib.sha256(content).hexdigest()
 
 
 def _begun(site: Site, path: str, target: Path) -> Part:
