@@ -92,7 +92,7 @@ class Site:
     ):
         self.base, self._sleep = base.rstrip("/") + "/", sleep
         self.host = urlsplit(base).hostname or ""
-        if urlsplit(base).scheme != "https" and self.host not in LOCAL:
+        if not _is_safe(base):
             raise DataError(f"{base}: only https addresses are downloaded from, a login must not travel in the open")
         self._own = _session(connections)
         self._own.auth = (credentials.user, credentials.password) if credentials else _no_login
@@ -222,7 +222,7 @@ class Site:
                 break
             response.close()
             url = urljoin(url, response.headers["Location"])
-            if urlsplit(url).scheme != "https" and urlsplit(url).hostname not in LOCAL:
+            if not _is_safe(url):
                 raise DataError(f"{self.address(path)} leads to {_without_query(url)}, which is not https: refused")
         else:
             raise DataError(f"{self.address(path)}: more than {REDIRECTS} redirects")
@@ -349,6 +349,12 @@ def _write(target: Path, place: int, block: bytes) -> None:
     with open(target, "r+b") as file:
         file.seek(place)
         file.write(block)
+
+
+def _is_safe(url: str) -> bool:
+    """https, or this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)
 
 
 def _session(connections: int) -> requests.Session:
