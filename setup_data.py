@@ -1,5 +1,6 @@
-"""Prepare the data: extract archives, build index and image store, or write a look-alike release to try everything with.
+"""Prepare the data: download, extract, build index and image store, or write a look-alike release to try everything with.
 
+python setup_data.py --download --mimic_cxr_path DIR --mimic_qa_path DIR --dry_run
 python setup_data.py --synthetic lookalike --studies 800 --seed 0
 python setup_data.py --extract_all --mimic_qa_path $MIMIC_QA_PATH
 python setup_data.py --mimic_cxr_path $MIMIC_CXR_PATH --mimic_qa_path $MIMIC_QA_PATH
@@ -12,6 +13,7 @@ import os
 from pathlib import Path
 
 from utils import cli
+from utils.errors import DataError
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -21,6 +23,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
     synthetic.add_argument("--studies", type=int, default=800, help="number of studies (default: %(default)s)")
     synthetic.add_argument("--seed", type=int, default=0, help="same seed, same release (default: %(default)s)")
     synthetic.add_argument("--unzipped", action="store_true", help="folders instead of qa.zip and scene_data.zip")
+    download = parser.add_argument_group(
+        "download from PhysioNet (credentialed access; login from ~/.netrc or a prompt)"
+    )
+    download.add_argument(
+        "--download", action="store_true", help="get what is missing of both releases, and nothing else"
+    )
+    download.add_argument("--dry_run", action="store_true", help="print what would be downloaded, and stop")
+    download.add_argument("--connections", type=int, default=8, metavar="N", help="at a time (default: %(default)s)")
+    download.add_argument(
+        "--accept_checksums",
+        type=Path,
+        metavar="FILE",
+        help="checksums that hold beside those of SHA256SUMS.txt, in its form",
+    )
+    for name, what in (("jpg", "MIMIC-CXR-JPG"), ("qba", "MIMIC-Ext-CXR-QBA")):
+        download.add_argument(f"--{name}_address", metavar="URL", help=f"where {what} lies (default: PhysioNet)")
     release = parser.add_argument_group("a release on disk")
     release.add_argument(
         "--extract_all", action="store_true", help="unpack qa.zip and scene_data.zip beside themselves first"
@@ -30,6 +48,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.studies < 1:
         parser.error("--studies must be at least 1")
+    if args.connections < 1:
+        parser.error("--connections must be at least 1")
+    if args.dry_run and not args.download:
+        parser.error("--dry_run: there is a plan of --download only")
     return args
 
 
@@ -43,6 +65,8 @@ def main(argv: list[str]) -> int:
         return 0
     if args.synthetic:
         return write_synthetic(args)
+    if args.download:
+        return download(args, loaded.config)
     return prepare(args, loaded.config)
 
 
@@ -55,6 +79,20 @@ def write_synthetic(args: argparse.Namespace) -> int:
     print(f"  export MIMIC_CXR_PATH={folder / 'mimic-cxr-jpg'} MIMIC_QA_PATH={folder / 'mimic-ext-cxr-qba'}")
     print("  python setup_data.py --config configs/tiny_config.yaml")
     return 0
+
+
+def download(args: argparse.Namespace, config) -> int:
+    from data.download import command
+    from utils.utils import setup_logging
+
+    setup_logging()
+    if args.dry_run:
+        print("\n".join(command.plan_lines(config.data)))
+        return 0
+    options = command.Options(args.jpg_address, args.qba_address, args.connections, args.accept_checksums)
+    outcome = command.download(config.data, options)
+    print("\n".join(command.outcome_lines(outcome)))
+    return 0 if outcome.is_complete else DataError.exit_code
 
 
 def prepare(args: argparse.Namespace, config) -> int:

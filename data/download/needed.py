@@ -36,9 +36,15 @@ def export_of(data: DataConfig) -> str:
     return fitting[0] if fitting else ""
 
 
+def home_of(listing: Collection[str], data: DataConfig) -> str:
+    """`export_of`, or the whole release where it lists no such export."""
+    home = export_of(data)
+    return home if f"{home}qa.zip" in listing else ""
+
+
 def needed_of_qba(listing: Collection[str], data: DataConfig) -> list[str]:
     """Questions, scene graphs, vocabularies and the table of questions: of an export where one has all that is wanted."""
-    home = export_of(data)
+    home = home_of(listing, data)
     wanted = {
         "questions": [f"{home}qa.zip"],
         "scene graphs": [f"{folder}{name}.zip" for folder in (home, "") for name in SCENE_NAMES],

@@ -36,6 +36,12 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
     """path -> why"""
 
+    def add(self, other: Outcome) -> None:
+        self.downloaded += other.downloaded
+        self.kept += other.kept
+        self.mismatched += other.mismatched
+        self.failed |= other.failed
+
     @property
     def is_complete(self) -> bool:
         return not self.mismatched and not self.failed
