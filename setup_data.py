@@ -21,7 +21,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     synthetic = parser.add_argument_group("look-alike release (no patient data, no clinical meaning)")
     synthetic.add_argument("--synthetic", metavar="DIR", help="write a release into DIR, in both PhysioNet layouts")
     synthetic.add_argument("--studies", type=int, default=800, help="number of studies (default: %(default)s)")
-    synthetic.add_argument("--seed", type=int, default=0, help="same seed, same release (default: %(default)s)")
+    synthetic.add_argument(
+        "--seed", type=int, default=0, help="same seed, same release or subset (default: %(default)s)"
+    )
     synthetic.add_argument("--unzipped", action="store_true", help="folders instead of qa.zip and scene_data.zip")
     download = parser.add_argument_group(
         "download from PhysioNet (credentialed access; login from ~/.netrc or a prompt)"
@@ -43,6 +45,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     release.add_argument(
         "--extract_all", action="store_true", help="unpack qa.zip and scene_data.zip beside themselves first"
     )
+    release.add_argument(
+        "--subset", type=int, metavar="N", help="write a release of N random patients, for development"
+    )
+    release.add_argument("--subset_dir", type=Path, metavar="DIR", help="where (default: ./subset-N)")
     release.add_argument("--num_workers", type=int, metavar="N", help="processes (default: all cores)")
     cli.add_common_arguments(parser)
     args = parser.parse_args(argv)
@@ -67,6 +73,8 @@ def main(argv: list[str]) -> int:
         return write_synthetic(args)
     if args.download:
         return download(args, loaded.config)
+    if args.subset is not None:
+        return subset(args, loaded.config)
     return prepare(args, loaded.config)
 
 
@@ -93,6 +101,23 @@ def download(args: argparse.Namespace, config) -> int:
     outcome = command.download(config.data, options)
     print("\n".join(command.outcome_lines(outcome)))
     return 0 if outcome.is_complete else DataError.exit_code
+
+
+def subset(args: argparse.Namespace, config) -> int:
+    from data.release import open_release
+    from data.release.subset import JPG_FOLDER, QBA_FOLDER, write_subset
+    from utils.utils import setup_logging, writing_to
+
+    setup_logging()
+    folder = args.subset_dir or Path(f"subset-{args.subset}")
+    release = open_release(config.data.mimic_cxr_path, config.data.mimic_qa_path)
+    with writing_to(folder, "free space, or choose another folder with --subset_dir"):
+        counts = write_subset(release, folder, args.subset, args.seed)
+    print(f"wrote {folder}: " + ", ".join(f"{number:,} {what.replace('_', ' ')}" for what, number in counts.items()))
+    if release.is_credentialed:
+        print("these are data under the same agreement as the whole release")
+    print(f"  export MIMIC_CXR_PATH={folder / JPG_FOLDER} MIMIC_QA_PATH={folder / QBA_FOLDER}")
+    return 0
 
 
 def prepare(args: argparse.Namespace, config) -> int:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.checksums import is_inside, read_listing
 from data.download import credentials, transfer
 from data.download.credentials import Credentials, LoginError, find_credentials
-from data.download.listing import is_inside, read_listing
 from data.download.release import QUARANTINE, Mirror
 from data.download.transfer import Site
 from tests import file_server

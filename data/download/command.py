@@ -11,9 +11,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from configs.mimic_cxr_config import DataConfig
+from data.checksums import read_listing
 from data.download.credentials import Credentials, find_credentials
 from data.download.fetch import existing_part, fetch, plan
-from data.download.listing import read_listing
 from data.download.needed import JPG_ADDRESS, QBA_ADDRESS
 from data.download.release import QUARANTINE, Outcome
 from data.download.transfer import LOCAL, Count, Site

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data.checksums import NAME, read_listing, sha256_of
 from data.download import transfer
-from data.download.listing import NAME, read_listing
 from data.download.transfer import Count, Site
 from utils.errors import DataError, UserError
 from utils.utils import get_logger
@@ -119,7 +119,7 @@ class Mirror:
         known = self._passed.get(path)
         if known and known["state"] == _state(target) and known["sha256"] in right:
             return True
-        found = transfer.sha256_of(target)
+        found = sha256_of(target)
         if found in right:
             self._pass(path, found)
             return True

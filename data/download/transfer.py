@@ -21,6 +21,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 
+from data.checksums import sha256_of
 from data.download.credentials import Credentials, LoginError
 from utils.errors import DataError
 from utils.utils import get_logger, write_atomic
@@ -315,11 +316,6 @@ def set_aside(target: Path, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     os.replace(_partial(target), place)
     _memory(target).unlink(missing_ok=True)
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _partial(target: Path) -> Path:

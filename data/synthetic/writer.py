@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from data.checksums import write_listing
 from data.synthetic import cases, graph, images, questions, texts
 from data.synthetic.anatomy import Pose
 from data.synthetic.answers import Writer
@@ -198,7 +199,7 @@ def _write_cxr(folder: Path, written: Sequence[Written], seed: int) -> None:
     (folder / "IMAGE_FILENAMES").write_text("".join(f"{path}\n" for path, _ in checksums), encoding="ascii")
     (folder / "LICENSE.txt").write_text(texts.license_text(), encoding="utf-8")
     (folder / "README").write_text(texts.cxr_readme(), encoding="utf-8")
-    _write_checksums(folder, checksums)
+    write_listing(folder, dict(checksums))
 
 
 def _write_qa(folder: Path, written: Sequence[Written]) -> None:
@@ -220,7 +221,7 @@ def _write_qa(folder: Path, written: Sequence[Written]) -> None:
     (folder / "quality_mappings.csv").write_text(texts.quality_mappings(), encoding="ascii")
     (folder / "LICENSE.txt").write_text(texts.license_text(), encoding="utf-8")
     (folder / "README.md").write_text(texts.qa_readme(), encoding="utf-8")
-    _write_checksums(folder, [])
+    write_listing(folder)
 
 
 def _write_csv(path: Path, frame, index: bool) -> None:
@@ -229,14 +230,3 @@ def _write_csv(path: Path, frame, index: bool) -> None:
     content = text.getvalue().encode("utf-8")
     # mtime 0: the same bytes whenever it is written.
     path.write_bytes(gzip.compress(content, compresslevel=5, mtime=0) if path.suffix == ".gz" else content)
-
-
-def _write_checksums(folder: Path, known: list[tuple[str, str]]) -> None:
-    """SHA256SUMS.txt of all files; `known` are those that were hashed when they were written."""
-    sums = dict(known)
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in sums:
-            with open(path, "rb") as file:
-                sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    (folder / "SHA256SUMS.txt").write_text("".join(f"{sums[n]} {n}\n" for n in sorted(sums)), encoding="ascii")

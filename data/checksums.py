@@ -1,9 +1,10 @@
-"""The list of a release's files with their checksums, as PhysioNet publishes it: SHA256SUMS.txt."""
+"""The list of a release's files with their checksums, as PhysioNet has it: SHA256SUMS.txt."""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from utils.errors import DataError
@@ -46,3 +47,19 @@ def is_inside(name: str) -> bool:
     """Is it a relative path without steps upwards, drives or backslashes?"""
     parts = name.split("/")
     return "\\" not in name and "\0" not in name and ":" not in parts[0] and not ({"", ".", ".."} & set(parts))
+
+
+def write_listing(folder: Path, known: Mapping[str, str] | None = None) -> None:
+    """SHA256SUMS.txt of all files in `folder`; `known`: path -> SHA-256 of those that were hashed when they were written."""
+    sums = dict(known or {})
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in sums:
+            sums[name] = sha256_of(path)
+    (folder / NAME).write_text("".join(f"{sums[name]} {name}\n" for name in sorted(sums)), encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digits, in small letters."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
