@@ -246,11 +246,11 @@ def test_vqa_rad_goes_the_same_way(place, tmp_path):
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     entries = {"trainset": [], "testset": []}
-    for number in range(12):
+    for number in range(30):
         Image.fromarray(rng.integers(0, 255, (80, 90), dtype=np.uint8)).save(folder / "images" / f"i{number}.jpg")
         entry = {"qid": number, "image_name": f"i{number}.jpg", "image_organ": "CHEST", "answer_type": "CLOSED"}
         entry |= {"question": "Is there effusion?", "answer": ("yes", "no")[number % 2]}
-        entries["trainset" if number < 6 else "testset"].append(entry)
+        entries["trainset" if number < 24 else "testset"].append(entry)
     for name, part in entries.items():
         (folder / f"{name}.json").write_text(json.dumps(part))
     config = settings(place, tmp_path / "out")
@@ -258,6 +258,8 @@ def test_vqa_rad_goes_the_same_way(place, tmp_path):
     report, _ = run_evaluation(job(place, split="test"), config)
     assert report["provenance"]["questions"] == 6 and report["rows"]["model"]["binary"]["n"] == 6
     assert report["provenance"]["synthetic"] is False and report["rows"]["question_only"]["binary"]["n"] == 6
+    run_evaluation(job(place, split="validate", controls=False), config)
+    assert not (job(place).model_path / "temperature.json").exists(), "it would be another data set's"
     (place / "checkpoints" / "test_ledger.jsonl").unlink()
 
 

@@ -66,6 +66,8 @@ class LoadedModel:
     question_only: QuestionOnly | None
     sha256: str
     """of the weights file, hex"""
+    knows_vqa_rad: bool
+    """trained on VQA-RAD last, not on MIMIC-CXR"""
 
 
 def load_model(job: EvaluationJob) -> LoadedModel:
@@ -75,7 +77,7 @@ def load_model(job: EvaluationJob) -> LoadedModel:
         CheckpointError: a folder is missing or damaged, or model and control do not read the same word pieces.
     """
     check_folders(job)
-    model, tokenizer, _, vocabulary = SSGVQA.from_pretrained(job.model_path)
+    model, tokenizer, trained, vocabulary = SSGVQA.from_pretrained(job.model_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         keep_freed_memory()
@@ -89,7 +91,8 @@ def load_model(job: EvaluationJob) -> LoadedModel:
             )
         question_only.to(device)
     weights = _sha256(job.model_path / "model.safetensors")
-    return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights)
+    on_vqa_rad = bool(trained.data.vqa_rad_path)
+    return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights, on_vqa_rad)
 
 
 def check_fits(index: Index, vocabulary: Vocabulary, model_path: Path) -> None:
@@ -124,7 +127,8 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
         log.warning("%s", SYNTHETIC_NOTICE)
     evaluation = _from_file(job, config, index, model) if job.predictions else _from_model(job, config, index, model)
     other = read_predictions(job.compare, evaluation.questions)[0] if job.compare else None
-    temperatures = _temperatures(job, evaluation)
+    is_own = model is not None and model.knows_vqa_rad == bool(config.data.vqa_rad_path)
+    temperatures = _temperatures(job, evaluation, is_own)
     report = build_report(
         evaluation,
         question_fates(index, job.split, config.data),
@@ -168,11 +172,14 @@ def _from_file(job: EvaluationJob, config: Config, index: Index, model: LoadedMo
     )
 
 
-def _temperatures(job: EvaluationJob, evaluation: Evaluation) -> dict[Head, float]:
-    """Fitted where the validation split is evaluated, and kept beside the model; used on the test split only."""
+def _temperatures(job: EvaluationJob, evaluation: Evaluation, is_own: bool) -> dict[Head, float]:
+    """Fitted where the validation split of the model's own data set is evaluated, and kept beside the model; used on test
+    splits only."""
     if job.model_path is None or job.predictions or job.graph != "predicted":
         return {}
     path = job.model_path / TEMPERATURES
+    if job.split == "validate" and not is_own:
+        return {}
     if job.split == "validate":
         answers = evaluation.answers["model"]
         fitted = {head: fit_temperature(head, answers[head], evaluation.questions.targets(head)) for head in HEADS}
