@@ -49,7 +49,7 @@ def test_nothing_is_found_where_nothing_is(tmp_path):
 def test_a_patient_of_both_splits_is_named_by_its_hash(tmp_path):
     found = audit_index(make_index(tmp_path / "i", [1, 2, 2, 4], [film(n) for n in range(4)]), "validate")
     assert found["patients"] == {"n": 1, "examples": [hashed_id(2)]}
-    assert found["findings"] == ["1 patient(s) are of the split validate in training too"]
+    assert found["findings"] == ["of the split validate, 1 patients are in training too"]
     assert "2" not in found["patients"]["examples"]
 
 
@@ -61,7 +61,7 @@ def test_the_same_picture_compressed_and_brighter_is_found(tmp_path):
     index = make_index(tmp_path / "i", [1, 2, 3, 4], [film(0), film(1), brighter, film(3)])
     found = audit_index(index, "validate")
     assert found["same_pictures"]["n"] == 1
-    assert "look the same" in found["findings"][0]
+    assert "looks the same" in found["findings"][0]
     assert (index.path / "hashes" / "dhash.npy").exists()
     np.testing.assert_array_equal(image_hashes(index), np.stack([hash_of(index.pixels[n]) for n in range(4)]))
 

@@ -129,7 +129,7 @@ def test_another_type_head_or_target(made, file):
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ([0.5], "lists of another length"),
+        ([0.5], "of another length than 2"),
         ([2.0, -1.0], "are no probabilities"),
         ([0.9, 0.9], "are no probabilities"),
         ([float("nan"), 0.5], "are not numbers"),

@@ -18,8 +18,8 @@ def audit_index(index: Index, split: str) -> dict:
 
     Returns:
         `patients`, `studies`, `images`, `same_pictures`: each `n` and up to five `examples` of hashed ids (pictures: pairs);
-        `unknown_names`: kind -> share of the release's names of that kind that no table knows; `findings`: sentences,
-        beginning with what the index notes of its data set.
+        `unknown_names`: kind -> `n` occurrences of names that no table knows, `per_question` of the release; `findings`:
+        sentences, beginning with what the index notes of its data set.
     """
     train, own = (_split_rows(index, name) for name in ("train", split))
     studies, images = index.studies, index.images
@@ -33,12 +33,12 @@ def audit_index(index: Index, split: str) -> dict:
     found["images"] = _shared(ids[in_train], ids[in_split])
     found["same_pictures"] = _same_pictures(index, np.flatnonzero(in_train), np.flatnonzero(in_split), ids)
     findings = list(index.meta.get("notes", ())) + [
-        f"{found[kind]['n']:,} {what} of the split {split} in training too"
+        f"of the split {split}, {found[kind]['n']:,} {what} are in training too"
         for kind, what in (
-            ("patients", "patient(s) are"),
-            ("studies", "studies are"),
-            ("images", "image(s) are"),
-            ("same_pictures", "image(s) look the same as one that is"),
+            ("patients", "patients"),
+            ("studies", "studies"),
+            ("images", "images"),
+            ("same_pictures", "pictures, or what looks the same,"),
         )
         if found[kind]["n"]
     ]
@@ -69,9 +69,11 @@ LEAKING_SHARE = 0.5
 """Of the model's gain over all that sees no image: less may be a better reading of the questions"""
 
 
-def unknown_names(index: Index) -> dict[str, int]:
-    """kind -> occurrences of names in the release that no table knows."""
-    return {kind: int(sum(names.values())) for kind, names in index.meta.get("unmapped", {}).items()}
+def unknown_names(index: Index) -> dict[str, dict[str, float]]:
+    """kind -> occurrences of names in the release that no table knows: `n`, and `per_question`."""
+    questions = sum(n for kinds in index.meta["counts"].values() for fates in kinds.values() for n in fates.values())
+    found = {kind: int(sum(names.values())) for kind, names in index.meta.get("unmapped", {}).items()}
+    return {kind: {"n": n, "per_question": n / max(questions, 1)} for kind, n in found.items()}
 
 
 def _split_rows(index: Index, split: str) -> np.ndarray:

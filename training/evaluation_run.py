@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -38,6 +39,7 @@ from training.report.pictures import pictures
 from training.scoring.confidence import fit_temperature
 from utils.allocator import keep_freed_memory
 from utils.errors import CheckpointError, DataError
+from utils.hardware_utils import detect
 from utils.utils import get_logger, write_atomic, write_json, writing_to
 from utils.version import commit
 
@@ -119,6 +121,7 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
     Returns:
         the report, and the path of report.json.
     """
+    require_writable(Path(config.evaluation.output_dir))
     model = load_model(job) if job.model_path else None
     index = vqa_rad(config, job.model_path) if config.data.vqa_rad_path else ensure_index(config)
     if model:
@@ -141,12 +144,24 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
             temperatures=temperatures,
             strata=patient_strata(config.evaluation.patients_table, evaluation.questions),
             other=other,
-            audit=audit_index(index, job.split) if job.controls else {},
+            audit=audit_index(index, job.split),
         ),
     )
     if job.split == "test":
         record_test(job, report)
     return report, _write(Path(config.evaluation.output_dir), report, evaluation, job.pictures)
+
+
+def require_writable(folder: Path) -> None:
+    """DataError where results could not be written, before anything is computed and a look at the test split is spent."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"cannot write to {folder} ({error.strerror or error}); name another folder with --output_dir"
+        ) from error
 
 
 def _from_model(job: EvaluationJob, config: Config, index: Index, model: LoadedModel) -> Evaluation:
@@ -183,6 +198,9 @@ def _temperatures(job: EvaluationJob, evaluation: Evaluation, is_own: bool) -> d
     if job.split == "validate":
         answers = evaluation.answers["model"]
         fitted = {head: fit_temperature(head, answers[head], evaluation.questions.targets(head)) for head in HEADS}
+        if None in fitted.values() and path.exists():
+            log.warning("%s stays as it is: not all heads have questions here", path)
+            return {}
         try:
             write_json(path, {head.value: value for head, value in fitted.items()})
         except OSError as error:
@@ -190,14 +208,14 @@ def _temperatures(job: EvaluationJob, evaluation: Evaluation, is_own: bool) -> d
         return {}
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
+        return {head: float(stored[head.value]) for head in HEADS if stored.get(head.value)}
     except FileNotFoundError:
         log.warning("no %s: evaluate the validation split first to have calibrated confidence on the test split", path)
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}): delete it and evaluate the validation split"
         ) from error
-    return {head: float(stored[head.value]) for head in HEADS if stored.get(head.value)}
 
 
 def question_set(index: Index, split: str, data: DataConfig) -> QuestionSet:
@@ -244,6 +262,7 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, ev
     questions = evaluation.questions
     index = questions.index
     return {
+        "dataset": dataset_of(config, index),
         "model": str(job.predictions or job.model_path),
         "model_sha256": _sha256(job.predictions) if job.predictions else model.sha256,
         "index_fingerprint": index.fingerprint,
@@ -253,7 +272,7 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, ev
         "credentialed": bool(index.meta["credentialed"]),
         "split": job.split,
         "graph": evaluation.graph,
-        "quality_grade": config.data.quality_grade,
+        "quality_grade": "" if config.data.vqa_rad_path else config.data.quality_grade,
         "questions": len(questions),
         "studies": len(np.unique(questions.study)),
         "patients": len(np.unique(questions.patient)),
@@ -262,11 +281,26 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, ev
         "config_sha256": _settings_sha256(config),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": str(next(model.model.parameters()).device) if model else "",
+        "hardware": hardware(),
         "commit": commit(),
         "wall_seconds": round(evaluation.seconds, 2),
         "questions_per_second": round(len(questions) / evaluation.seconds, 1),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }
+
+
+def dataset_of(config: Config, index: Index) -> str:
+    """The name of the data set that was evaluated."""
+    if config.data.vqa_rad_path:
+        return "VQA-RAD"
+    return "look-alike release" if index.is_synthetic else "MIMIC-Ext-CXR-QBA"
+
+
+def hardware() -> str:
+    """The machine, in a line."""
+    found = detect()
+    cards = f"{len(found.gpus)} x {found.gpus[0].name}, " if found.gpus else ""
+    return f"{cards}{found.cpus} CPUs ({platform.machine()}), {found.memory_gib:.0f} GiB"
 
 
 def _settings_sha256(config: Config) -> str:
@@ -288,7 +322,7 @@ def record_test(job: EvaluationJob, report: dict) -> None:
     """
     path = (job.model_path or job.predictions).resolve().parent / LEDGER
     source = report["provenance"]
-    keys = ("date", "model_sha256", "index_fingerprint", "graph", "config_sha256", "seed", "questions")
+    keys = ("date", "dataset", "model_sha256", "index_fingerprint", "graph", "config_sha256", "seed", "questions")
     line = (
         {"model": (job.predictions or job.model_path).name}
         | {key: source[key] for key in keys}
@@ -304,7 +338,9 @@ def record_test(job: EvaluationJob, report: dict) -> None:
             f"cannot write {path} ({error.strerror or error}): every look at the test split is recorded there; "
             "make the folder writable or copy the model folder to one that is"
         ) from error
-    log.warning("the test split has now been evaluated %d time(s): see %s", len(path.read_text().splitlines()), path)
+    known = [json.loads(line).get("dataset") for line in path.read_text(encoding="utf-8").splitlines()]
+    looks = known.count(source["dataset"])
+    log.warning("the test split of %s has now been evaluated %d time(s): see %s", source["dataset"], looks, path)
 
 
 def _sha256(path: Path) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from data.label_space import HEADS, Head
 from data.summary import SYNTHETIC_NOTICE
-from training.evaluation import ROWS
+from training.evaluation import NOT_ASKED, ROWS
 from training.metrics import HEADLINE
 from training.report import BASELINE, GROUPS
 
@@ -65,18 +66,30 @@ def headline_lines(report: dict) -> list[str]:
     metrics = [short(HEADLINE[head]) for head in GROUPS.values()]
     body = [["", *GROUPS], ["metric", *metrics]]
     body.append(["questions", *(number(report["rows"]["model"][name]["n"]) for name in GROUPS)])
-    for row in ROWS:
+    for row in shown_rows(report):
         values = (report["rows"][row][name][HEADLINE[head]] for name, head in GROUPS.items())
         body.append([row_label(report, row), *(number(value) for value in values)])
+    if BASELINE in report["missing_rows"]:
+        return _aligned(body)
     gains = [report["gain"][name] for name in GROUPS]
     body.append([f"gain over {BASELINE}", *(interval(gain).split(" [")[0] for gain in gains)])
     percent = f"{100 * report['provenance']['confidence']:g} % interval"
     body.append([percent, *(("[" + text[1]) if len(text := interval(g).split(" [")) > 1 else "n/a" for g in gains)])
+    return _aligned(body)
+
+
+def _aligned(body: list[list[str]]) -> list[str]:
     widths = [max(len(line[i]) for line in body) for i in range(len(body[0]))]
     return [
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
         for line in body
     ]
+
+
+def shown_rows(report: dict) -> list[str]:
+    """The rows that have answers; all of them when the report was not asked for the model alone."""
+    missing = report["missing_rows"]
+    return [row for row in ROWS if row not in missing or missing[row] != NOT_ASKED]
 
 
 def row_label(report: dict, row: str) -> str:
@@ -93,10 +106,9 @@ def row_label(report: dict, row: str) -> str:
 def render_markdown(report: dict) -> str:
     """`report.md`: the same numbers as `report.json`, in tables; the first line says what data."""
     source = report["provenance"]
-    kind = "look-alike release" if source["synthetic"] else "release"
     title = (
         f"# {source['questions']:,} questions of {source['patients']:,} patients, split `{source['split']}`, "
-        f"{kind}, index `{source['index_fingerprint']}`"
+        f"{source['dataset']}, index `{source['index_fingerprint']}`"
     )
     sections = [title]
     if source["synthetic"]:
@@ -105,7 +117,13 @@ def render_markdown(report: dict) -> str:
         "## Headline\n\n" + _headline_table(report),
         "## Rows\n\n" + _table(["row", "what it is"], [[row_label(report, row), _remark(report, row)] for row in ROWS]),
         *(f"## Head {name}\n\n" + _head_table(report, name) for name in GROUPS),
-        "## Question types\n\n" + _type_table(report),
+        "## Question types\n\n" + _gain_table(report) + "\n\n" + _type_table(report),
+        *(
+            f"## Classes of {head}\n\n" + _class_table(classes)
+            for head, classes in report["classes"].items()
+            if any(of["n_pos"] for of in classes.values())
+        ),
+        *(f"## Confusion of {head}\n\n" + _confusion_table(head, found) for head, found in report["confusion"].items()),
         *(["## CheXpert labels, from the image alone\n\n" + _chexpert_table(report)] if report["chexpert"] else []),
         "## Confidence\n\n" + _confidence_table(report),
         *(["## Where it looks\n\n" + _grounding_table(report)] if report["grounding"] else []),
@@ -114,9 +132,12 @@ def render_markdown(report: dict) -> str:
             for name, key in (("finding", "findings"), ("region", "regions"))
             if report[key]
         ),
+        *(f"## By {name}\n\n" + _group_table(name, values) for name, values in report["strata"].items()),
         "## Consistency\n\n" + _consistency_table(report),
+        *(["### Same answer when asked otherwise\n\n" + _paraphrase_table(report)] if report["paraphrases"] else []),
         *(["## Compared with another model\n\n" + _compare_table(report)] if report["compare"] else []),
         "## Audit\n\n" + _audit_lines(report),
+        "## Surest errors\n\n" + _worst_table(report),
         "## Every question of the split by its fate\n\n" + _counts_table(report),
         "## Provenance\n\n" + _table(["what", "value"], [[k, f"`{v}`"] for k, v in source.items()]),
     ]
@@ -134,7 +155,7 @@ def _headline_table(report: dict) -> str:
     header = ["row", *(f"{name} ({short(HEADLINE[head])})" for name, head in GROUPS.items())]
     body = [
         [row_label(report, row), *(number(report["rows"][row][name][HEADLINE[head]]) for name, head in GROUPS.items())]
-        for row in ROWS
+        for row in shown_rows(report)
     ]
     body.append([f"**gain of model over {BASELINE}**", *(interval(report["gain"][name]) for name in GROUPS)])
     percent = f"{100 * report['provenance']['confidence']:g} %"
@@ -148,7 +169,9 @@ def _headline_table(report: dict) -> str:
 
 def _head_table(report: dict, name: str) -> str:
     metrics = list(report["rows"]["model"][name])
-    body = [[row_label(report, row), *(number(report["rows"][row][name][m]) for m in metrics)] for row in ROWS]
+    body = [
+        [row_label(report, row), *(number(report["rows"][row][name][m]) for m in metrics)] for row in shown_rows(report)
+    ]
     own = report["interval"][name]
     bounds = "n/a" if own["low"] is None else f"{own['low']:.3f} to {own['high']:.3f}"
     note = (
@@ -158,12 +181,61 @@ def _head_table(report: dict, name: str) -> str:
     return _table(["row", *(short(m) for m in metrics)], body) + note
 
 
-def _type_table(report: dict) -> str:
+def _gain_table(report: dict) -> str:
     body = []
-    for kind, rows in report["by_type"].items():
-        metric = "micro_f1" if "micro_f1" in rows["model"] else "balanced_accuracy"
-        body.append([kind, number(rows["model"]["n"]), short(metric), *(number(rows[row][metric]) for row in ROWS)])
-    return _table(["type", "n", "metric", *ROWS], body)
+    for kind, gain in report["type_gain"].items():
+        scores, own = report["by_type"][kind]["model"], gain["model"]
+        bounds = "n/a" if own["low"] is None else f"{own['low']:.3f} to {own['high']:.3f}"
+        body.append([kind, *(number(scores[size]) for size in ("n", "studies", "patients")), short(gain["metric"])])
+        body[-1] += [number(own["value"]), bounds, interval(gain), number(gain.get("p_holm"))]
+    return _table(
+        [
+            "type",
+            "questions",
+            "studies",
+            "patients",
+            "metric",
+            "model",
+            "interval",
+            f"gain over {BASELINE}",
+            "p (Holm)",
+        ],
+        body,
+    )
+
+
+def _type_table(report: dict) -> str:
+    rows = shown_rows(report)
+    body = []
+    for kind, scores in report["by_type"].items():
+        metric = report["type_gain"][kind]["metric"]
+        body.append([kind, short(metric), *(number(scores[row][metric]) for row in rows)])
+    return _table(["type", "metric", *rows], body)
+
+
+def _class_table(classes: dict[str, dict]) -> str:
+    metrics = list(next(iter(classes.values())))
+    body = [[name, *(number(of[metric]) for metric in metrics)] for name, of in classes.items()]
+    return _table(["class", *(short(metric) for metric in metrics)], body)
+
+
+def _confusion_table(head: str, counts: list[list[int]]) -> str:
+    classes = HEADS[Head(head)].classes
+    body = [[name, *map(number, line)] for name, line in zip(classes, counts, strict=True)]
+    return _table(["truth, and what was answered", *classes], body)
+
+
+def _paraphrase_table(report: dict) -> str:
+    heads = list(next(iter(report["paraphrases"].values())))
+    body = [[name, *(number(of.get(head)) for head in heads)] for name, of in report["paraphrases"].items()]
+    return _table(["asked", *heads], body)
+
+
+def _worst_table(report: dict) -> str:
+    columns = ["row", "study", "type", "distance", "said", "truth"]
+    return _table(
+        columns, [[number(e[c]) if c == "distance" else str(e[c]) for c in columns] for e in report["worst_errors"]]
+    )
 
 
 def _chexpert_table(report: dict) -> str:
@@ -226,7 +298,11 @@ def _audit_lines(report: dict) -> str:
     audit = report["audit"]
     found = [*audit.get("findings", ()), *audit["leaks"]]
     if not found:
-        found = ["nothing found" if audit.get("patients") else "splits were not compared (--controls none)"]
+        found = ["nothing found"]
+    found += [
+        f"{names['n']:,} names of the kind {kind} stand in no table ({names['per_question']:.4f} a question of the release)"
+        for kind, names in audit.get("unknown_names", {}).items()
+    ]
     return "\n".join(f"- {line}" for line in found)
 
 

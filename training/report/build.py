@@ -274,9 +274,9 @@ def _compare(scorer: Scorer, questions: QuestionSet, model: Predictions, other: 
 def chexpert_table(probabilities: np.ndarray | None, labels: np.ndarray | None) -> tuple[dict[str, dict], float | None]:
     """AUROC, positives and negatives of each label; uncertain and blank are left out, a blank No Finding is 0.
 
-    Empty where one of the two is not there.
+    Empty where one of the two is not there, or no label is stated at all.
     """
-    if probabilities is None or labels is None:
+    if probabilities is None or labels is None or np.isnan(labels).all():
         return {}, None
     labels = labels.astype(np.float64)
     per_label, mean = chexpert_auroc(probabilities, labels)

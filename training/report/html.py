@@ -7,8 +7,7 @@ from html import escape
 
 from data.label_space import BINARY, SEVERITIES
 from data.summary import SYNTHETIC_NOTICE
-from training.evaluation import ROWS
-from training.markdown import REMARKS, interval, number, row_label, short
+from training.markdown import REMARKS, interval, number, row_label, short, shown_rows
 from training.metrics import HEADLINE
 from training.report.build import BASELINE, GROUPS
 from training.report.charts import CAUTION, CONTROL, GOOD, MODEL, Bar, Line, bars, curves, matrix
@@ -64,14 +63,14 @@ def render_html(report: dict, pictures: str = "") -> str:
     body = "".join(
         f'<section id="{_anchor(title)}"><h2>{escape(title)}</h2>{text}</section>' for title, text in sections
     )
-    kind = "look-alike release" if source["synthetic"] else "release"
     title = f"{source['questions']:,} questions of {source['patients']:,} patients, split {source['split']}"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
-        f'<p class="soft small">Evaluation on a {kind}, index {escape(source["index_fingerprint"])}</p><h1>{escape(title)}</h1>'
+        f'<p class="soft small">Evaluation on {escape(source["dataset"])}, index {escape(source["index_fingerprint"])}</p>'
+        f"<h1>{escape(title)}</h1>"
         f"{_banners(source)}<nav>{links}</nav>{body}</main></body></html>\n"
     )
 
@@ -95,7 +94,7 @@ def _headline(report: dict) -> str:
             f'<div class="tile">{name}<b>{number(report["rows"]["model"][name].get(metric))}</b>'
             f'<span class="small soft">over {BASELINE}: {escape(interval(gain))}</span></div>'
         )
-        rows = [_row_bar(report, row, name, metric) for row in ROWS]
+        rows = [_row_bar(report, row, name, metric) for row in shown_rows(report)]
         n = report["rows"]["model"][name].get("n") or 0
         panels.append(f"<div><h3>{name}: {short(metric)}, {n:,} questions</h3>{bars(rows, 520, 130)}</div>")
     percent = f"{100 * report['provenance']['confidence']:g} %"
@@ -134,13 +133,13 @@ def _types(report: dict) -> str:
 
 def _rows(report: dict) -> str:
     parts = []
-    remarks = [[row_label(report, row), report["missing_rows"].get(row, REMARKS[row])] for row in ROWS]
+    remarks = [[row_label(report, row), report["missing_rows"].get(row, REMARKS[row])] for row in shown_rows(report)]
     parts.append(_table(["row", "what it is"], remarks, text={1}))
     for name in GROUPS:
         metrics = list(report["rows"]["model"][name])
         body = [
             [row_label(report, row), *(number(report["rows"][row][name].get(metric)) for metric in metrics)]
-            for row in ROWS
+            for row in shown_rows(report)
         ]
         parts.append(_fold(f"All metrics: {name}", _table(["row", *map(short, metrics)], body)))
     return "".join(parts)
@@ -290,19 +289,20 @@ def _chexpert(report: dict) -> str:
 def _audit(report: dict) -> str:
     audit = report["audit"]
     found = [*audit.get("findings", ()), *audit.get("leaks", ())]
-    if not audit.get("patients"):
-        text = "" if found else '<p class="soft">Splits were not compared (--controls none).</p>'
-    else:
-        text = (
-            ""
-            if found
-            else '<p class="ok">Nothing is shared with training, and no answer survives another patient\'s image.</p>'
-        )
-        body = [
-            [kind.replace("_", " "), number(audit[kind]["n"]), ", ".join(map(str, audit[kind]["examples"]))]
-            for kind in ("patients", "studies", "images", "same_pictures")
-        ]
-        text += _table(["shared with training", "n", "examples (hashed)"], body, text={2})
+    swapped = "shuffled_image" not in report["missing_rows"]
+    fine = "Nothing is shared with training" + (", and no answer survives another patient's image." if swapped else ".")
+    text = "" if found else f'<p class="ok">{fine}</p>'
+    body = [
+        [kind.replace("_", " "), number(audit[kind]["n"]), ", ".join(map(str, audit[kind]["examples"]))]
+        for kind in ("patients", "studies", "images", "same_pictures")
+        if kind in audit
+    ]
+    text += _table(["shared with training", "n", "examples (hashed)"], body, text={2})
+    names = [
+        [kind, number(of["n"]), f"{of['per_question']:.4f}"] for kind, of in audit.get("unknown_names", {}).items()
+    ]
+    if names:
+        text += _table(["names that stand in no table", "n", "a question of the release"], names)
     listed = "".join(f'<li class="bad">{escape(line)}</li>' for line in found)
     return (f"<ul>{listed}</ul>" if listed else "") + text
 
