@@ -1,9 +1,10 @@
-"""Evaluate a trained model beside its controls: predictions.parquet, report.json and report.md.
+"""Evaluate a trained model beside its controls: predictions.parquet, report.json, report.md and report.html.
 
     python evaluate.py --model_path ./checkpoints/best_model --config configs/default_config.yaml
+    python evaluate.py --predictions answers.parquet --config configs/default_config.yaml
 
 Model, image size and vocabulary come from the model folder; --config gives data and evaluation settings (without it,
-those stored with the model are used).
+those stored with the model are used). The second form scores the answers of any model, in the form of predictions.parquet.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         prog="evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model_path", required=True, metavar="DIR", help="model folder, such as checkpoints/best_model"
+        "--model_path",
+        metavar="DIR",
+        help="model folder, such as checkpoints/best_model; with --predictions: of the text-only control, or left out",
     )
     parser.add_argument(
         "--split",
@@ -39,8 +42,35 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--controls", choices=["all", "none"], default="all", help="none: the model alone, without gain (default: all)"
     )
+    parser.add_argument("--predictions", metavar="FILE", help="score these answers (columns: docs/EVALUATION.md)")
+    parser.add_argument(
+        "--compare", metavar="FILE", help="predictions.parquet of another model: paired differences to its answers"
+    )
+    parser.add_argument(
+        "--compute_attention", action="store_true", help="score where the model looks against the answer's boxes"
+    )
+    parser.add_argument(
+        "--with_images", action="store_true", help="films with boxes in report.html; on real data it must stay private"
+    )
+    parser.add_argument(
+        "--cross_dataset", action="store_true", help="evaluate on VQA-RAD instead, with the test split of the field"
+    )
+    parser.add_argument("--vqa_rad_path", metavar="DIR", help="folder of VQA-RAD: trainset.json, testset.json, images/")
     add_common_arguments(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.cross_dataset and not args.vqa_rad_path:
+        parser.error("--cross_dataset: give the folder of VQA-RAD as --vqa_rad_path")
+    if args.vqa_rad_path and not args.cross_dataset:
+        parser.error("--vqa_rad_path: add --cross_dataset to evaluate on it")
+    if args.cross_dataset and not args.model_path:
+        parser.error("--cross_dataset: give the model as --model_path")
+    if not (args.model_path or args.predictions):
+        parser.error("one of --model_path and --predictions is needed")
+    if (args.compute_attention or args.with_images) and args.graph != "predicted":
+        parser.error("--compute_attention, --with_images: an answer looks at regions of the predicted graph only")
+    if args.predictions and (args.compute_attention or args.with_images or args.graph != "predicted"):
+        parser.error("--predictions: where another model looks, or from which graph it answers, is not in its file")
+    return args
 
 
 def main(argv: list[str]) -> int:
@@ -49,7 +79,17 @@ def main(argv: list[str]) -> int:
         from configs.mimic_cxr_config import format_config
         from training.evaluation_settings import EvaluationJob, check_folders, load_settings
 
-    job = EvaluationJob(Path(args.model_path), args.split, args.graph, args.controls == "all")
+    paths = [Path(path) if path else None for path in (args.model_path, args.predictions, args.compare)]
+    job = EvaluationJob(
+        model_path=paths[0],
+        split="test" if args.cross_dataset else args.split,
+        graph=args.graph,
+        controls=args.controls == "all",
+        attention=args.compute_attention or args.with_images,
+        pictures=args.with_images,
+        predictions=paths[1],
+        compare=paths[2],
+    )
     check_folders(job)
     loaded, conflicts = load_settings(args, job)
     for line in conflicts:

@@ -189,6 +189,8 @@ class Chunk:
             "target": _targets(head, rng),
             "grade": self._grades(total),
             "question_id": np.arange(self.questions.start, self.questions.stop) - first_row,
+            "regions": 1 << rng.integers(len(REGIONS), size=total),
+            "from_report": rng.integers(2, size=total),
         }
 
     def _grades(self, total: int) -> np.ndarray:

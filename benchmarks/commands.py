@@ -186,6 +186,17 @@ _INFER = Command(
     ),
 )
 
+_SCORE = Command(
+    "score",
+    "scoring",
+    "intervals over resampled patients, against scoring each resample with scikit-learn",
+    (
+        option("--questions", "of two models (default: 500000)", type=positive, default=500_000),
+        option("--patients", "who are drawn (default: 5000)", type=positive, default=5_000),
+        option("--samples", "resamples (default: 2000)", type=positive, default=2_000),
+    ),
+)
+
 _SCALE = Command(
     "scale",
     "scale",
@@ -211,6 +222,7 @@ COMMANDS: tuple[Command, ...] = (
     _DATA,
     _BUILD,
     _INFER,
+    _SCORE,
     _SCALE,
     _LEARN,
 )

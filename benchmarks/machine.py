@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +11,7 @@ import torch
 
 from benchmarks.timing import synchronise
 from utils import hardware_utils
-
-ROOT = Path(__file__).resolve().parent.parent
+from utils.version import commit
 
 MATRIX = {"cpu": 1536, "cuda": 8192}
 """Side of the multiplied matrices"""
@@ -159,16 +156,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def commit() -> str | None:
-    """Short hash of the checked-out commit."""
-    if not shutil.which("git") or not (ROOT / ".git").exists():
-        return None
-
-    def git(*words: str) -> str | None:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)  # noqa: S607
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    found = git("rev-parse", "--short", "HEAD")
-    return f"{found}+changes" if found and git("status", "--porcelain", "--untracked-files=no") else found

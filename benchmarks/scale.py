@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.growth_plot import growth_svg
-from benchmarks.machine import ROOT
 from benchmarks.report import Section
 from benchmarks.scale_point import PointJob
 from benchmarks.session import Session
 from utils.errors import DataError
 from utils.utils import write_atomic
+from utils.version import ROOT
 
 BYTES_A_QUESTION = 60
 """Of the index on disk, while it is written"""

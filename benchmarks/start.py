@@ -13,12 +13,12 @@ from pathlib import Path
 
 from benchmarks.big_index import big_index
 from benchmarks.first_step import PHASES
-from benchmarks.machine import ROOT
 from benchmarks.report import Section
 from benchmarks.session import Session
 from benchmarks.timing import Measured, Variant
 from configs.mimic_cxr_config import to_yaml
 from utils.errors import DataError
+from utils.version import ROOT
 
 MOST_SECONDS = 600
 POLL_SECONDS = 0.002

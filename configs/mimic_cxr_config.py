@@ -39,6 +39,8 @@ class ModelConfig:
     """With `pretrained: false`: `BertConfig` values of the encoder that is trained from scratch."""
     pretrained: bool = True
     """Load pretrained weights of both encoders. False: random weights, word pieces trained on the questions."""
+    text_pretrained: bool = True
+    """False: the text encoder keeps its form and word pieces but starts from random weights (an ablation)."""
     hidden_dim: int = 512
     """Width D of projected image features, fusion and heads."""
     fusion: str = "sim"
@@ -56,6 +58,8 @@ class ModelConfig:
     dropout: float = 0.1
     drop_path: float = 0.1
     """Stochastic depth of the image encoder."""
+    joint_head: bool = False
+    """One network for the classes of all heads instead of one for each (an ablation)."""
     max_question_length: int = 64
     """Longest question in word pieces; longer ones are cut and counted."""
 
@@ -68,6 +72,8 @@ class DataConfig:
     """Folder of MIMIC-CXR-JPG; the environment variable MIMIC_CXR_PATH when empty."""
     mimic_qa_path: str = ""
     """Folder of MIMIC-Ext-CXR-QBA or of one of its exports; MIMIC_QA_PATH when empty."""
+    vqa_rad_path: str = ""
+    """Folder of VQA-RAD: it is read instead of the two above, to fine-tune the model of `training.init_from`."""
     index_dir: str = ""
     """Where index and image store go; `./data_cache/<fingerprint>` when empty."""
     image_size: int = 224
@@ -93,6 +99,8 @@ class DataConfig:
     scale_fraction: float = 0.1
     shift_fraction: float = 0.05
     intensity_fraction: float = 0.1
+    blank_images: bool = False
+    """Every image is black (an ablation: what is learned then does not come from images)."""
     max_samples: int = 0
     """Most questions of the training split, for trials; 0: all."""
     max_bad_fraction: float = 0.01
@@ -193,9 +201,11 @@ class EvaluationConfig:
     batch_size: int = 32
     """Images of one batch."""
     questions_per_image: int = 64
-    bootstrap_samples: int = 1000
+    bootstrap_samples: int = 2000
     """Patient-level resamples for the 95 % intervals."""
     confidence: float = 0.95
+    patients_table: str = ""
+    """CSV with `subject_id` and `gender` or `sex`, `anchor_age` or `age`, such as MIMIC-IV's `patients.csv.gz`: scores by both."""
     output_dir: str = "./results"
 
 

@@ -32,6 +32,10 @@ class Question:
     """index into `label_space.GRADES`; 0: unrated"""
     question_id: str
     """unique inside its study only"""
+    regions: int = 0
+    """bit mask of the regions that its main answers speak of, present or absent"""
+    from_report: bool = False
+    """a main answer is a sentence of the report; else all come from a template"""
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,17 @@ def parse_question(raw: Any, counts: Counter | None = None) -> Question | Droppe
         note(counts, "question_type", name)
         return Dropped(question_id, name[:80] if isinstance(name, str) else "", "unknown_type")
     text = question.get("question").strip() if isinstance(question.get("question"), str) else ""
-    target = _target(kind, text, question.get("answers"), counts)
+    if kind.head is None or not text:
+        return Dropped(question_id, kind.name, "empty_question_text" if kind.head else "unsupported_type")
+    main = _main_answers(question.get("answers"), counts)
+    target = _target(kind, main, counts) if main else "no_main_answer"
     if isinstance(target, str):
         return Dropped(question_id, kind.name, target)
     grade = _grade(mapping(question.get("question_quality")).get("rating"), counts)
-    return Question(text, TYPE_INDEX[kind.name], HEAD_INDEX[kind.head], target, grade, question_id)
+    regions = _mask(_regions_spoken_of(main))
+    from_report = any(answer.get("from_report") is True for answer in main)
+    number = TYPE_INDEX[kind.name]
+    return Question(text, number, HEAD_INDEX[kind.head], target, grade, question_id, regions, from_report)
 
 
 def flatten(answers: Any) -> Iterator[dict]:
@@ -79,12 +89,7 @@ def flatten(answers: Any) -> Iterator[dict]:
             pending.extend(reversed(items(answer.get("sub_answers"))))
 
 
-def _target(kind: QuestionType, text: str, answers: Any, counts: Counter | None) -> int | str:
-    """The target, or the reason why there is none."""
-    if kind.head is None:
-        return "unsupported_type"
-    if not text:
-        return "empty_question_text"
+def _main_answers(answers: Any, counts: Counter | None) -> list[dict]:
     main = []
     for answer in flatten(answers):
         answer_type = word(answer.get("answer_type"))
@@ -92,8 +97,11 @@ def _target(kind: QuestionType, text: str, answers: Any, counts: Counter | None)
             main.append(answer)
         elif answer_type not in ANSWER_TYPES:
             note(counts, "answer_type", answer.get("answer_type"))
-    if not main:
-        return "no_main_answer"
+    return main
+
+
+def _target(kind: QuestionType, main: list[dict], counts: Counter | None) -> int | str:
+    """The target, or the reason why there is none."""
     if kind.head is Head.BINARY:
         return _binary(main, kind, counts)
     if kind.head is Head.CATEGORY:
@@ -147,6 +155,14 @@ def _category(main: list[dict], kind: QuestionType, counts: Counter | None) -> i
             note(counts, "entity", entity)
     classes = [entity_classes(entity) for entity in entities]
     return _mask(index for found in classes if found for index in found) or "entities_outside_table"
+
+
+def _regions_spoken_of(main: list[dict]) -> Iterator[int]:
+    for answer in main:
+        side = laterality(answer, None)
+        for name in strings(answer.get("regions")):
+            if match := resolve_region(name, side):
+                yield from match.regions
 
 
 def _mask(indices: Iterable[int]) -> int:

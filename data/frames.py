@@ -23,6 +23,9 @@ Numbers = float | np.ndarray
 LEAST_SAMPLING = 0.6
 """Bilinear sampling of fewer output pixels than so many an input pixel would alias: blocks are averaged first."""
 
+BLACK = 0.0, -0.5
+"""Contrast and brightness with which nothing is seen, not even where the image ends"""
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -130,9 +133,14 @@ class Pictures(TensorGroup):
 
     @staticmethod
     def collect(
-        store: ImageStore, rows: np.ndarray, frame: Frame, size: int, augmentation: Augmentation | None = None
+        store: ImageStore,
+        rows: np.ndarray,
+        frame: Frame,
+        size: int,
+        augmentation: Augmentation | None = None,
+        blank: bool = False,
     ) -> Pictures:
-        """Read the images `rows` (B,) of a store, to be shown as `frame` says."""
+        """Read the images `rows` (B,) of a store, to be shown as `frame` says; `blank`: to be shown black."""
         shrink = size * np.sqrt(np.abs(np.linalg.det(frame.matrix[:, :, :2])))
         images = [_averaged(store[row], side) for row, side in zip(rows, shrink, strict=True)]
         extent = np.array([image.shape[::-1] for image in images], dtype=np.float64)
@@ -144,6 +152,8 @@ class Pictures(TensorGroup):
         levels = np.zeros((len(images), 2))
         levels[:, 0] = 1 if augmentation is None else augmentation.contrast
         levels[:, 1] = 0 if augmentation is None else augmentation.brightness
+        if blank:
+            levels[:] = BLACK
         to_source = frame.inverse * extent[:, :, None]
         return Pictures(torch.from_numpy(pixels), *map(_float, (extent, to_source, levels)), size)
 

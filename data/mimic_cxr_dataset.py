@@ -75,6 +75,7 @@ class VQADataset:
                 f"{'loosen the filters' if stored else 'make a release with a ' + split + ' split'}"
             )
         self.token_table = TokenTable.of(index, tokenizer, max_question_length, keep_tokens)
+        self.tokenizer = tokenizer
         self.image_features: np.ndarray | None = None
         """(images of the index, h, w, C) float16: given out instead of images"""
         self.text_states: np.ndarray | None = None
@@ -150,7 +151,8 @@ class VQADataset:
     def _images(self, rows: np.ndarray, frame: Frame, augmentation: Augmentation | None) -> Pictures | FeatureMaps:
         if self.image_features is not None:
             return FeatureMaps(torch.from_numpy(self.image_features[rows]))
-        return Pictures.collect(self.index.pixels, rows, frame, self.data.image_size, augmentation)
+        blank = self.data.blank_images
+        return Pictures.collect(self.index.pixels, rows, frame, self.data.image_size, augmentation, blank)
 
     def _augmentation(self, epoch: Epoch | BalancedDraw, which: np.ndarray) -> Augmentation | None:
         data = self.data
@@ -169,7 +171,8 @@ class VQADataset:
     def canonical_images(self, image_rows: np.ndarray) -> torch.Tensor:
         """Stored images (n,) as the model sees them, without augmentation: (n, 1, S, S) float32."""
         frame = self._frame(image_rows)
-        return Pictures.collect(self.index.pixels, image_rows, frame, self.data.image_size).render()
+        blank = self.data.blank_images
+        return Pictures.collect(self.index.pixels, image_rows, frame, self.data.image_size, blank=blank).render()
 
     def mean_image(self, most: int = 2000) -> torch.Tensor:
         """Mean of the split's canonical images, letter-boxed: (S, S) float32. Of more than `most`, evenly spaced ones are used."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -55,6 +56,12 @@ class TokenTable:
             raise DataError(f"{folder} cannot be read ({error}); delete it") from error
         return TokenTable(*arrays, tokenizer.pad_token_id, max_length)
 
+    @staticmethod
+    def rewritten(index: Index, tokenizer, max_length: int, rewrite: Callable[[str], str]) -> TokenTable:
+        """The table of an index whose texts are put in other words; it is not kept."""
+        ids, offsets = _tokenise(index, tokenizer, max_length, rewrite)
+        return TokenTable(ids, offsets, tokenizer.pad_token_id, max_length)
+
     @cached_property
     def lengths(self) -> np.ndarray:
         """(texts,) int64 word pieces by text code."""
@@ -83,10 +90,13 @@ class TokenTable:
         return TokenBatch(*tensors, int(lengths.sum()), int(lengths[place].sum()), known), place
 
 
-def _tokenise(index: Index, tokenizer, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+def _tokenise(
+    index: Index, tokenizer, max_length: int, rewrite: Callable[[str], str] = str
+) -> tuple[np.ndarray, np.ndarray]:
     ids, lengths = [], [0]
     for start in range(0, index.num_texts, TEXTS_AT_ONCE):
         texts = index.texts(np.arange(start, min(start + TEXTS_AT_ONCE, index.num_texts)))
+        texts = [rewrite(text) for text in texts]
         rows = _encode(tokenizer, texts, max_length)
         ids.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
         lengths += map(len, rows)

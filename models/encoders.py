@@ -371,7 +371,7 @@ def build_text_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) ->
             f"model.text_encoder = {config.text_encoder}: its tokenizer has {len(tokenizer)} word pieces, its weights"
             f" {model.config.vocab_size}; tokenizer and weights do not belong together"
         )
-    return model
+    return model if config.text_pretrained else text_model_from_config(model.config)
 
 
 def build_tokenizer(config: ModelConfig, texts: Iterable[str]) -> PreTrainedTokenizerBase:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from configs.mimic_cxr_config import ModelConfig
 from data.label_space import CHEXPERT, HEADS, QUESTION_TYPES
 from models.layers import Mlp
 
@@ -21,6 +22,24 @@ class AnswerHeads(nn.ModuleDict):
     def forward(self, state: Tensor) -> dict[str, Tensor]:
         """(Q, D) -> head name -> (Q, classes) logits; every head answers every question, routing is the caller's."""
         return {name: head(state) for name, head in self.items()}
+
+
+class JointHead(nn.Module):
+    """One network for the 46 classes of all heads, to compare with."""
+
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.sizes = {head.value: len(spec.classes) for head, spec in HEADS.items()}
+        self.network = Mlp(width, width, sum(self.sizes.values()), dropout)
+
+    def forward(self, state: Tensor) -> dict[str, Tensor]:
+        """As `AnswerHeads.forward`."""
+        return dict(zip(self.sizes, self.network(state).split(list(self.sizes.values()), dim=-1), strict=True))
+
+
+def answer_heads(config: ModelConfig) -> nn.Module:
+    """The heads that `model.joint_head` asks for."""
+    return (JointHead if config.joint_head else AnswerHeads)(config.hidden_dim, config.dropout)
 
 
 def chexpert_head(width: int, hidden: int, dropout: float) -> nn.Module:

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from configs.mimic_cxr_config import Config, ModelConfig
 from data.batch import SceneGraph, TokenBatch
 from data.feature_store import FeatureMaps
+from data.label_space import Head
 from data.vocabulary import Vocabulary
 from models import model_folder
 from models.compiling import Compiled
@@ -35,7 +36,7 @@ from models.encoders import (
     text_model_from_config,
 )
 from models.graph_reader import GraphReader
-from models.heads import AnswerHeads, chexpert_head, question_type_head
+from models.heads import answer_heads, chexpert_head, question_type_head
 from models.layers import Switchable, take
 from models.packing import LengthOrder
 from models.scene_graph import GraphPrediction, RegionPredictor, no_graph
@@ -107,7 +108,7 @@ class SSGVQA(Switchable):
         width = config.hidden_dim
         self.region_predictor = RegionPredictor(config, num_entities)
         self.fusion = build_fusion(config, num_entities, num_region_rows)
-        self.heads = AnswerHeads(width, config.dropout)
+        self.heads = answer_heads(config)
         self.reader = GraphReader(width, num_entities) if config.fusion != "none" else None
         self.chexpert = chexpert_head(2 * width, width, config.dropout)
         self.question_type = question_type_head(width)
@@ -151,6 +152,12 @@ class SSGVQA(Switchable):
 
         `question_of` and `image_of`, (Q,) int64, may have any order; each of the U texts is encoded once.
         """
+        return self.answer_and_point(features, graph, questions, question_of, image_of)[:2]
+
+    def answer_and_point(
+        self, features: ImageFeatures, graph: SceneGraph, questions: TokenBatch, question_of: Tensor, image_of: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        """As `answer`, and where each question looks: (Q, 26) shares of the graph's nodes, in all 1; None without a graph."""
         if not self.question_encoder.in_parts(question_of.device) or questions.states is not None:
             return self._answer(features, graph, questions, question_of, image_of)
         order = LengthOrder.of(questions.attention_mask, question_of)
@@ -160,13 +167,14 @@ class SSGVQA(Switchable):
             attention_mask=questions.attention_mask.index_select(0, order.texts),
         )
         image_of = image_of.index_select(0, order.questions)
-        logits, question_type = self._answer(features, graph, questions, order.question_of, image_of)
+        logits, question_type, looks = self._answer(features, graph, questions, order.question_of, image_of)
         logits = {head: order.undo_questions(values) for head, values in logits.items()}
-        return logits, order.undo_texts(question_type)
+        looks = None if looks is None else order.undo_questions(looks)
+        return logits, order.undo_texts(question_type), looks
 
     def _answer(
         self, features: ImageFeatures, graph: SceneGraph, questions: TokenBatch, question_of: Tensor, image_of: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
         if self.fast.shared_questions:
             texts = self.question_encoder.encode(questions)
             first = texts.first()
@@ -178,12 +186,12 @@ class SSGVQA(Switchable):
         fused = self.fusion(features, graph, texts, question_of, image_of)
         question_type = self.question_type(first)
         if self.reader is None:
-            return self.heads(fused.state), question_type
+            return self.heads(fused.state), question_type, None
         state, evidence = self.reader(fused, graph, image_of)
         logits = self.heads(state)
         for head, from_graph in evidence.items():
             logits[head] = logits[head] + from_graph
-        return logits, question_type
+        return logits, question_type, evidence[Head.REGION.value].softmax(-1)
 
     def forward(
         self,
@@ -244,7 +252,7 @@ class SSGVQA(Switchable):
 
     def pretrained_modules(self) -> list[nn.Module]:
         """The parts that start from pretrained weights unless `pretrained` is false."""
-        return [self.image_encoder.backbone, self.question_encoder.model]
+        return [self.image_encoder.backbone, *([self.question_encoder.model] if self.config.text_pretrained else [])]
 
     def save_pretrained(
         self,

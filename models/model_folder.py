@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from configs.mimic_cxr_config import Config, from_dict, to_yaml
 from data import label_space
+from data.vocabulary import Vocabulary
 from utils.errors import CheckpointError, ConfigError
 from utils.utils import atomic_directory, write_atomic, write_json
 
@@ -119,6 +120,11 @@ def read(folder: str | Path, json_files: tuple[str, ...]) -> Stored:
         config = from_dict(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")), str(folder / CONFIG))
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return Stored(folder, config, tokenizer, {name: _read_json(folder / name) for name in json_files})
+
+
+def read_vocabulary(folder: str | Path) -> Vocabulary:
+    """Names that the model of a folder knows; CheckpointError as `read`."""
+    return Vocabulary.from_json(_read_json(Path(folder) / "vocabulary.json"))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from data import label_space
 from data.index import Index, open_index
 from data.index.store import COLUMNS, FORMAT, write_table
-from data.label_space import CHEXPERT, HEAD_INDEX, QUESTION_TYPES, TYPE_INDEX
+from data.label_space import CHEXPERT, HEAD_INDEX, QUESTION_TYPES, TYPE_INDEX, Head
 from data.vocabulary import Vocabulary
 
 ENTITIES = ("pleural effusion", "cardiomegaly", "nodule")
@@ -50,6 +50,8 @@ def write_mini_index(path: Path, studies: list[dict], *, side: int = 16) -> Inde
                 target=target,
                 grade=grade,
                 question_id=keys.setdefault(f"{name}_{n:03d}", len(keys)),
+                regions=target if head == Head.REGION else 0,
+                from_report=n % 2,
             )
         for _ in range(images):
             _add(

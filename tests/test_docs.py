@@ -250,7 +250,7 @@ def test_every_problem_kind_is_explained():
 
 
 def test_every_row_of_a_report_is_explained():
-    assert [row for row in ROWS if f"`{row}`" not in read("methodology.md")] == []
+    assert [row for row in ROWS if f"`{row}`" not in read("EVALUATION.md")] == []
 
 
 # The launcher

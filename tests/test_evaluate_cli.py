@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from configs.mimic_cxr_config import LoadedConfig, format_config, load_config
 from data.index import open_index
@@ -23,7 +25,7 @@ from tests.mini_index import write_mini_index
 from training import evaluation_run
 from training.evaluation import ROWS, evaluate
 from training.evaluation_run import check_fits, run_evaluation
-from training.evaluation_settings import EvaluationJob, load_settings
+from training.evaluation_settings import EvaluationJob, check_folders, load_settings
 from utils.errors import CheckpointError, DataError
 
 PATIENTS = [0, 0, 1, 2, 3, 3, 4]
@@ -148,13 +150,23 @@ def test_every_control_changes_what_the_real_model_sees(place):
 def test_run_writes_predictions_and_both_reports(place, tmp_path, index_of_the_release):
     report, path = run_evaluation(job(place), settings(place, tmp_path / "results"))
     assert path == tmp_path / "results" / "report.json"
-    assert {p.name for p in path.parent.iterdir()} == {"predictions.parquet", "report.json", "report.md"}
+    reports = {"report.json", "report.md", "report.html"}
+    assert {p.name for p in path.parent.iterdir()} == {"predictions.parquet", "controls"} | reports
+    assert {p.stem for p in (path.parent / "controls").iterdir()} == set(ROWS[1:])
     stored = json.loads(path.read_text())
     assert stored["provenance"]["split"] == "validate"
     assert stored["provenance"]["synthetic"] is True and "no clinical meaning" in stored["provenance"]["notice"]
     assert stored["rows"] == json.loads(json.dumps(report["rows"]))
     assert sum(stored["counts"].values()) == 10 * len(PATIENTS)
     assert not (place / "checkpoints" / "test_ledger.jsonl").exists()
+
+
+def test_controls_of_an_earlier_evaluation_do_not_stay(place, tmp_path, index_of_the_release):
+    stale = tmp_path / "results" / "controls" / "blank_image.parquet"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"")
+    run_evaluation(job(place, controls=False), settings(place, tmp_path / "results"))
+    assert not stale.exists()
 
 
 def test_every_look_at_the_test_split_is_recorded(place, tmp_path, index_of_the_release):
@@ -175,10 +187,120 @@ def test_ledger_that_cannot_be_written_shows_no_result(place, tmp_path, index_of
             run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path / "results"))
     finally:
         ledger.rmdir()
-    assert not (tmp_path / "results").exists()
+    assert not list((tmp_path / "results").iterdir())
+
+
+# Answers of another model
+
+
+def test_a_predictions_file_scores_as_the_model_that_wrote_it(place, tmp_path, index_of_the_release):
+    own, path = run_evaluation(job(place), settings(place, tmp_path / "own"))
+    file = path.parent / "predictions.parquet"
+    again, _ = run_evaluation(job(place, predictions=file), settings(place, tmp_path / "again"))
+    assert again["rows"]["model"] == own["rows"]["model"] and again["gain"] == own["gain"]
+    assert again["rows"]["majority_text"] == own["rows"]["majority_text"]
+    assert "came from a file" in again["missing_rows"]["graph_oracle"] and again["chexpert"] == {}
+    alone = EvaluationJob(None, predictions=file)
+    without, _ = run_evaluation(alone, settings(place, tmp_path / "alone"))
+    assert without["rows"]["model"] == own["rows"]["model"] and without["gain"]["binary"]["value"] is None
+    assert without["rows"]["majority_type"] == own["rows"]["majority_type"]
+
+
+def test_a_model_compared_with_itself_differs_in_nothing(place, tmp_path, index_of_the_release):
+    _, path = run_evaluation(job(place, controls=False), settings(place, tmp_path / "own"))
+    other = path.parent / "predictions.parquet"
+    report, _ = run_evaluation(job(place, controls=False, compare=other), settings(place, tmp_path / "both"))
+    for one in (*report["compare"]["groups"].values(), *report["compare"]["types"].values()):
+        assert one["value"] in (0.0, None) and one["low"] in (0.0, None)
+    control = tmp_path / "own" / "nowhere.parquet"
+    with pytest.raises(DataError, match="no predictions file"):
+        run_evaluation(job(place, controls=False, compare=control), settings(place, tmp_path / "none"))
+
+
+def test_where_the_model_looks_is_scored_when_asked(place, tmp_path, index_of_the_release):
+    report, path = run_evaluation(
+        job(place, controls=False, attention=True, pictures=True), settings(place, tmp_path / "looks")
+    )
+    assert report["grounding"]["questions"]["all"]["n"] == 0, "the hand-made index has no boxes"
+    assert report["grounding"]["regions"]["all"]["mean_iou"] is None
+    assert "data:image/jpeg;base64," in (path.parent / "report.html").read_text()
+
+
+def test_temperatures_are_fitted_on_validation_and_used_on_test(place, tmp_path, index_of_the_release):
+    file = job(place).model_path / "temperature.json"
+    report, _ = run_evaluation(job(place, controls=False), settings(place, tmp_path / "validate"))
+    fitted = json.loads(file.read_text())
+    assert set(fitted) == {head.value for head in HEADS}
+    assert not any("tempered" in of for of in report["confidence"].values())
+    report, _ = run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path / "test"))
+    for head, of in report["confidence"].items():
+        assert of["tempered"]["temperature"] == pytest.approx(fitted[head])
+    for broken in ("{", "[1]", '{"binary": "x"}'):
+        file.write_text(broken)
+        with pytest.raises(CheckpointError, match="delete it and evaluate the validation split"):
+            run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path / "broken"))
+    file.unlink()
+    (place / "checkpoints" / "test_ledger.jsonl").unlink()
+
+
+def test_vqa_rad_goes_the_same_way(place, tmp_path):
+    folder = tmp_path / "rad"
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    entries = {"trainset": [], "testset": []}
+    for number in range(30):
+        Image.fromarray(rng.integers(0, 255, (80, 90), dtype=np.uint8)).save(folder / "images" / f"i{number}.jpg")
+        entry = {"qid": number, "image_name": f"i{number}.jpg", "image_organ": "CHEST", "answer_type": "CLOSED"}
+        entry |= {"question": "Is there effusion?", "answer": ("yes", "no")[number % 2]}
+        entries["trainset" if number < 24 else "testset"].append(entry)
+    for name, part in entries.items():
+        (folder / f"{name}.json").write_text(json.dumps(part))
+    config = settings(place, tmp_path / "out")
+    config.data.vqa_rad_path, config.data.index_dir = str(folder), str(tmp_path / "index")
+    report, _ = run_evaluation(job(place, split="test"), config)
+    assert report["provenance"]["questions"] == 6 and report["rows"]["model"]["binary"]["n"] == 6
+    assert report["provenance"]["synthetic"] is False and report["rows"]["question_only"]["binary"]["n"] == 6
+    run_evaluation(job(place, split="validate", controls=False), config)
+    assert not (job(place).model_path / "temperature.json").exists(), "it would be another data set's"
+    assert report["missing_rows"]["graph_oracle"] == "the data set has no scene graphs" and report["chexpert"] == {}
+    assert report["provenance"]["dataset"] == "VQA-RAD"
+    config.data.index_dir = str(place / "index")
+    with pytest.raises(DataError, match="is not one of .*rad for this model"):
+        run_evaluation(job(place, split="test"), config)
+    (place / "checkpoints" / "test_ledger.jsonl").unlink()
 
 
 # What does not fit
+
+
+def test_no_look_is_spent_where_results_cannot_be_written(place, tmp_path, index_of_the_release):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", Path("/proc/results")):
+        with pytest.raises(DataError, match="cannot write to .*--output_dir"):
+            run_evaluation(job(place, split="test", controls=False), settings(place, folder))
+    assert not (place / "checkpoints" / "test_ledger.jsonl").exists()
+
+
+def test_the_folder_above_the_model_is_named(place, tmp_path):
+    with pytest.raises(
+        CheckpointError, match=r"holds the checkpoints of a training: give .*best_model as --model_path"
+    ):
+        check_folders(EvaluationJob(job(place).model_path.parent))
+
+
+def test_a_table_of_other_patients_is_refused(place, tmp_path, index_of_the_release):
+    config = settings(place, tmp_path / "out")
+    config.evaluation.patients_table = str(tmp_path / "patients.csv")
+    (tmp_path / "patients.csv").write_text("subject_id,gender\np10000032,F\n")
+    with pytest.raises(DataError, match="none of the .* patients is in it"):
+        run_evaluation(job(place, controls=False), config)
+
+
+def test_without_controls_the_splits_are_still_compared(place, tmp_path, index_of_the_release):
+    report, path = run_evaluation(job(place, controls=False), settings(place, tmp_path / "alone"))
+    assert report["audit"]["patients"]["n"] == 0
+    text = (path.parent / "report.md").read_text()
+    assert "| blank_image |" not in text.split("## Head binary")[1]
 
 
 @pytest.mark.parametrize(
@@ -254,3 +376,21 @@ def test_print_config_and_help_do_not_load_torch(root, place):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=root)
         assert done.returncode == 0, done.stderr
         assert "image_size" in done.stdout or "--split" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ([], "one of --model_path and --predictions"),
+        (["--predictions", "x", "--compute_attention"], "is not in its file"),
+        (["--model_path", "x", "--graph", "none", "--compute_attention"], "regions of the predicted graph only"),
+        (["--model_path", "x", "--cross_dataset"], "--vqa_rad_path"),
+        (["--model_path", "x", "--vqa_rad_path", "y"], "--cross_dataset"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments, match, capsys):
+    from evaluate import parse
+
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert match in capsys.readouterr().err

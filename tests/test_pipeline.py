@@ -161,6 +161,19 @@ def test_an_empty_archive_is_named(release, tmp_path):
 
 
 @pytest.mark.slow
+def test_ablations_are_trained_compared_and_not_trained_again(trained, release, tmp_path):
+    command = ["scripts/ablate.py", *settings(trained / "index"), "--ablation", "no_graph", "--seeds", "1"]
+    command += ["--workdir", str(tmp_path / "ablations")]
+    plan = run(*command, "--dry_run", release=release).stdout
+    assert "2 runs of 2 models with 1 seed(s), 0 of them done" in plan and "hours of training" in plan
+    first = run(*command, release=release).stdout
+    rows = [line for line in first.splitlines() if line.startswith("| no_graph | ")]
+    assert len(rows) == 1 and "; " in rows[0] and "[" in rows[0]
+    again = run(*command, release=release).stdout
+    assert "2 of them done" in again and "run 1 of" not in again and rows[0] in again
+
+
+@pytest.mark.slow
 def test_on_shuffled_answers_nothing_is_learnt(trained, release, tmp_path):
     """With answers permuted between the studies of a split, the model falls to the majority rows: no way from target to answer."""
     index = tmp_path / "index"

@@ -17,6 +17,7 @@ from utils.utils import write_json
 
 PATIENTS = [0, 0, 1, 2, 2, 3, 4, 5, 6]
 PROVENANCE = {
+    "dataset": "look-alike release",
     "split": "validate",
     "graph": "predicted",
     "synthetic": True,
@@ -156,7 +157,9 @@ def test_markdown_says_what_data_first_and_marks_rows(made):
     assert "no clinical meaning" in banner
     assert "graph_oracle (not deployable)" in text
     assert "graph_none (swapped at test)" in text and "graph_shuffled (swapped at test)" in text
-    real = render_markdown(made.report | {"provenance": PROVENANCE | {"synthetic": False}})
+    real = render_markdown(
+        made.report | {"provenance": PROVENANCE | {"synthetic": False, "dataset": "MIMIC-Ext-CXR-QBA"}}
+    )
     assert "clinical" not in real and "look-alike" not in real
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,24 +16,38 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from configs.mimic_cxr_config import Config, to_dict
+from configs.mimic_cxr_config import Config, DataConfig, to_dict
 from data import label_space
 from data.index import Index, ensure_index
+from data.label_space import HEADS, Head
 from data.mimic_cxr_dataset import VQADataset
 from data.summary import SYNTHETIC_NOTICE
+from data.visits import Selection
 from data.vocabulary import Vocabulary
 from models.mimic_vqa_model import SSGVQA
 from models.question_only import QuestionOnly
-from training.evaluation import Evaluation, evaluate
+from training.audit import audit_index
+from training.cohort import patient_strata, radiologist_labels
+from training.evaluation import Evaluation, evaluate, evaluate_given
 from training.evaluation_settings import EvaluationJob, check_folders
+from training.external import vqa_rad
 from training.markdown import render_markdown
-from training.predictions import question_fates, write_predictions
-from training.report import build_report
+from training.predictions import QuestionSet, question_fates, read_predictions
+from training.report import Extras, answers_of_rows, build_report
+from training.report.html import render_html
+from training.report.pictures import pictures
+from training.scoring.confidence import fit_temperature
 from utils.allocator import keep_freed_memory
 from utils.errors import CheckpointError, DataError
+from utils.hardware_utils import detect
 from utils.utils import get_logger, write_atomic, write_json, writing_to
+from utils.version import commit
 
 LEDGER = "test_ledger.jsonl"
+TEMPERATURES = "temperature.json"
+"""In a model folder: by head, fitted on the validation split"""
+CONTROLS = "controls"
+"""Folder of the other rows' predictions"""
 PLACES = (
     "data.mimic_cxr_path", "data.mimic_qa_path", "data.index_dir", "data.num_workers", "data.prefetch_factor",
     "evaluation.output_dir",
@@ -53,6 +68,8 @@ class LoadedModel:
     question_only: QuestionOnly | None
     sha256: str
     """of the weights file, hex"""
+    knows_vqa_rad: bool
+    """trained on VQA-RAD last, not on MIMIC-CXR"""
 
 
 def load_model(job: EvaluationJob) -> LoadedModel:
@@ -62,7 +79,7 @@ def load_model(job: EvaluationJob) -> LoadedModel:
         CheckpointError: a folder is missing or damaged, or model and control do not read the same word pieces.
     """
     check_folders(job)
-    model, tokenizer, _, vocabulary = SSGVQA.from_pretrained(job.model_path)
+    model, tokenizer, trained, vocabulary = SSGVQA.from_pretrained(job.model_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         keep_freed_memory()
@@ -76,7 +93,8 @@ def load_model(job: EvaluationJob) -> LoadedModel:
             )
         question_only.to(device)
     weights = _sha256(job.model_path / "model.safetensors")
-    return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights)
+    on_vqa_rad = bool(trained.data.vqa_rad_path)
+    return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights, on_vqa_rad)
 
 
 def check_fits(index: Index, vocabulary: Vocabulary, model_path: Path) -> None:
@@ -96,27 +114,24 @@ def check_fits(index: Index, vocabulary: Vocabulary, model_path: Path) -> None:
 
 
 def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
-    """Evaluate a model folder and write `predictions.parquet`, `report.json` and `report.md`.
+    """Evaluate a model folder, or answers of any model, and write predictions and reports.
 
     Args:
         config: with the checkpoint's model settings, see `evaluation_settings`.
     Returns:
         the report, and the path of report.json.
     """
-    model = load_model(job)
-    index = ensure_index(config)
-    check_fits(index, model.vocabulary, job.model_path)
+    require_writable(Path(config.evaluation.output_dir))
+    model = load_model(job) if job.model_path else None
+    index = vqa_rad(config, job.model_path) if config.data.vqa_rad_path else ensure_index(config)
+    if model:
+        check_fits(index, model.vocabulary, job.model_path)
     if index.is_synthetic:
         log.warning("%s", SYNTHETIC_NOTICE)
-    evaluation = evaluate(
-        model.model,
-        model.question_only,
-        questions_of_split(index, job.split, config, model.tokenizer),
-        questions_of_split(index, "train", config, model.tokenizer) if job.controls else None,
-        graph=job.graph,
-        batch_size=config.evaluation.batch_size,
-        seed=config.training.seed,
-    )
+    evaluation = _from_file(job, config, index, model) if job.predictions else _from_model(job, config, index, model)
+    other = read_predictions(job.compare, evaluation.questions)[0] if job.compare else None
+    is_own = model is not None and model.knows_vqa_rad == bool(config.data.vqa_rad_path)
+    temperatures = _temperatures(job, evaluation, is_own)
     report = build_report(
         evaluation,
         question_fates(index, job.split, config.data),
@@ -124,10 +139,91 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
         samples=config.evaluation.bootstrap_samples,
         confidence=config.evaluation.confidence,
         seed=config.training.seed,
+        extras=Extras(
+            radiologist=radiologist_labels(config.data, index, job.split, evaluation.studies),
+            temperatures=temperatures,
+            strata=patient_strata(config.evaluation.patients_table, evaluation.questions),
+            other=other,
+            audit=audit_index(index, job.split),
+        ),
     )
     if job.split == "test":
         record_test(job, report)
-    return report, _write(Path(config.evaluation.output_dir), report, evaluation)
+    return report, _write(Path(config.evaluation.output_dir), report, evaluation, job.pictures)
+
+
+def require_writable(folder: Path) -> None:
+    """DataError where results could not be written, before anything is computed and a look at the test split is spent."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"cannot write to {folder} ({error.strerror or error}); name another folder with --output_dir"
+        ) from error
+
+
+def _from_model(job: EvaluationJob, config: Config, index: Index, model: LoadedModel) -> Evaluation:
+    return evaluate(
+        model.model,
+        model.question_only,
+        questions_of_split(index, job.split, config, model.tokenizer),
+        questions_of_split(index, "train", config, model.tokenizer) if job.controls else None,
+        graph=job.graph,
+        batch_size=config.evaluation.batch_size,
+        seed=config.training.seed,
+        attention=job.attention,
+    )
+
+
+def _from_file(job: EvaluationJob, config: Config, index: Index, model: LoadedModel | None) -> Evaluation:
+    given, _ = read_predictions(job.predictions, question_set(index, job.split, config.data))
+    known = question_set(index, "train", config.data) if job.controls else None
+    if model is None or model.question_only is None:
+        return evaluate_given(given, known, None, None)
+    return evaluate_given(
+        given, known, model.question_only, questions_of_split(index, job.split, config, model.tokenizer)
+    )
+
+
+def _temperatures(job: EvaluationJob, evaluation: Evaluation, is_own: bool) -> dict[Head, float]:
+    """Fitted where the validation split of the model's own data set is evaluated, and kept beside the model; used on test
+    splits only."""
+    if job.model_path is None or job.predictions or job.graph != "predicted":
+        return {}
+    path = job.model_path / TEMPERATURES
+    if job.split == "validate" and not is_own:
+        return {}
+    if job.split == "validate":
+        answers = evaluation.answers["model"]
+        fitted = {head: fit_temperature(head, answers[head], evaluation.questions.targets(head)) for head in HEADS}
+        if None in fitted.values() and path.exists():
+            log.warning("%s stays as it is: not all heads have questions here", path)
+            return {}
+        try:
+            write_json(path, {head.value: value for head, value in fitted.items()})
+        except OSError as error:
+            log.warning("temperatures are not kept for the test split: %s cannot be written (%s)", path, error)
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return {head: float(stored[head.value]) for head in HEADS if stored.get(head.value)}
+    except FileNotFoundError:
+        log.warning("no %s: evaluate the validation split first to have calibrated confidence on the test split", path)
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}): delete it and evaluate the validation split"
+        ) from error
+
+
+def question_set(index: Index, split: str, data: DataConfig) -> QuestionSet:
+    """The configured questions of a split."""
+    selection = Selection(index, split, data)
+    if not len(selection.studies):
+        raise DataError(f"no {split} questions in {index.path} pass data.quality_grade and data.question_types")
+    return QuestionSet(index, np.concatenate(list(selection.chunks())))
 
 
 def questions_of_split(index: Index, split: str, config: Config, tokenizer) -> VQADataset:
@@ -143,32 +239,40 @@ def questions_of_split(index: Index, split: str, config: Config, tokenizer) -> V
     )
 
 
-def _write(folder: Path, report: dict, evaluation: Evaluation) -> Path:
+def _write(folder: Path, report: dict, evaluation: Evaluation, with_pictures: bool) -> Path:
     with writing_to(folder, "free space, or name another folder with --output_dir"):
         folder.mkdir(parents=True, exist_ok=True)
-        write_predictions(
-            folder / "predictions.parquet", evaluation.questions, evaluation.answers["model"], evaluation.graph
+        answers = answers_of_rows(evaluation)
+        for earlier in (folder / CONTROLS).glob("*.parquet"):  # of another evaluation, which may have had other rows
+            earlier.unlink()
+        for row, answered in answers.items():
+            if answered:
+                name = "predictions.parquet" if row == "model" else f"{CONTROLS}/{row}.parquet"
+                answered.write(folder / name, {"graph": evaluation.graph, "row": row})
+        write_atomic(
+            folder / "report.html", render_html(report, pictures(evaluation, answers["model"]) if with_pictures else "")
         )
         write_atomic(folder / "report.md", render_markdown(report))
-        write_json(folder / "report.json", report)  # last: where it is, the other two are
+        write_json(folder / "report.json", report)  # last: where it is, the others are
     return folder / "report.json"
 
 
-def provenance(job: EvaluationJob, config: Config, model: LoadedModel, evaluation: Evaluation) -> dict:
+def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, evaluation: Evaluation) -> dict:
     """What was evaluated on what, with which settings and programs."""
     questions = evaluation.questions
     index = questions.index
     return {
-        "model": str(job.model_path),
-        "model_sha256": model.sha256,
+        "dataset": dataset_of(config, index),
+        "model": str(job.predictions or job.model_path),
+        "model_sha256": _sha256(job.predictions) if job.predictions else model.sha256,
         "index_fingerprint": index.fingerprint,
         "label_space": label_space.checksum(),
         "synthetic": index.is_synthetic,
         "notice": SYNTHETIC_NOTICE if index.is_synthetic else "",
         "credentialed": bool(index.meta["credentialed"]),
         "split": job.split,
-        "graph": job.graph,
-        "quality_grade": config.data.quality_grade,
+        "graph": evaluation.graph,
+        "quality_grade": "" if config.data.vqa_rad_path else config.data.quality_grade,
         "questions": len(questions),
         "studies": len(np.unique(questions.study)),
         "patients": len(np.unique(questions.patient)),
@@ -176,11 +280,27 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel, evaluatio
         "seed": config.training.seed,
         "config_sha256": _settings_sha256(config),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": str(next(model.model.parameters()).device),
+        "device": str(next(model.model.parameters()).device) if model else "",
+        "hardware": hardware(),
+        "commit": commit(),
         "wall_seconds": round(evaluation.seconds, 2),
         "questions_per_second": round(len(questions) / evaluation.seconds, 1),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }
+
+
+def dataset_of(config: Config, index: Index) -> str:
+    """The name of the data set that was evaluated."""
+    if config.data.vqa_rad_path:
+        return "VQA-RAD"
+    return "look-alike release" if index.is_synthetic else "MIMIC-Ext-CXR-QBA"
+
+
+def hardware() -> str:
+    """The machine, in a line."""
+    found = detect()
+    cards = f"{len(found.gpus)} x {found.gpus[0].name}, " if found.gpus else ""
+    return f"{cards}{found.cpus} CPUs ({platform.machine()}), {found.memory_gib:.0f} GiB"
 
 
 def _settings_sha256(config: Config) -> str:
@@ -200,10 +320,14 @@ def record_test(job: EvaluationJob, report: dict) -> None:
     Raises:
         CheckpointError: it cannot be written; then no result is shown either.
     """
-    path = job.model_path.resolve().parent / LEDGER
+    path = (job.model_path or job.predictions).resolve().parent / LEDGER
     source = report["provenance"]
-    keys = ("date", "model_sha256", "index_fingerprint", "graph", "config_sha256", "seed", "questions")
-    line = {"model": job.model_path.name} | {key: source[key] for key in keys} | {"score": report["headline"]["score"]}
+    keys = ("date", "dataset", "model_sha256", "index_fingerprint", "graph", "config_sha256", "seed", "questions")
+    line = (
+        {"model": (job.predictions or job.model_path).name}
+        | {key: source[key] for key in keys}
+        | {"score": report["headline"]["score"]}
+    )
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -214,7 +338,9 @@ def record_test(job: EvaluationJob, report: dict) -> None:
             f"cannot write {path} ({error.strerror or error}): every look at the test split is recorded there; "
             "make the folder writable or copy the model folder to one that is"
         ) from error
-    log.warning("the test split has now been evaluated %d time(s): see %s", len(path.read_text().splitlines()), path)
+    known = [json.loads(line).get("dataset") for line in path.read_text(encoding="utf-8").splitlines()]
+    looks = known.count(source["dataset"])
+    log.warning("the test split of %s has now been evaluated %d time(s): see %s", source["dataset"], looks, path)
 
 
 def _sha256(path: Path) -> str:

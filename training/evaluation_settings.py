@@ -14,19 +14,29 @@ from configs.mimic_cxr_config import Config, LoadedConfig, config_from_args, loa
 from utils.errors import CheckpointError
 
 QUESTION_ONLY = "question_only"
-FLAGS = {"output_dir": "evaluation.output_dir"}
+BEST = "best_model"
+FLAGS = {"output_dir": "evaluation.output_dir", "vqa_rad_path": "data.vqa_rad_path"}
 
 
 @dataclass(frozen=True)
 class EvaluationJob:
     """The choices of the command line that are no settings."""
 
-    model_path: Path
+    model_path: Path | None
+    """None: answers come from `predictions`, and no model is at hand"""
     split: str = "validate"
     """`validate` or `test`"""
     graph: str = "predicted"
     """What the row `model` answers from: predicted, none, shuffled or oracle"""
     controls: bool = True
+    attention: bool = False
+    """Keep where the model looks, and score it against the answer's boxes"""
+    pictures: bool = False
+    """Films with boxes in report.html"""
+    predictions: Path | None = None
+    """Answers of any model, scored instead of the model's own"""
+    compare: Path | None = None
+    """Answers to the same questions that the row `model` is compared with"""
 
     @property
     def question_only(self) -> Path:
@@ -37,8 +47,12 @@ class EvaluationJob:
 def check_folders(job: EvaluationJob) -> None:
     """CheckpointError, with how to mend it, when the model folder or the text-only control is not there."""
     folder = job.model_path
+    if folder is None:
+        return
     if not folder.is_dir():
         raise CheckpointError(f"no model folder {folder}: train one with train_mimic_cxr.py or correct --model_path")
+    if (folder / BEST / "config.yaml").is_file():
+        raise CheckpointError(f"{folder} holds the checkpoints of a training: give {folder / BEST} as --model_path")
     if not (folder / "config.yaml").is_file():
         raise CheckpointError(
             f"{folder} is no model folder (config.yaml is missing): give the best_model folder as --model_path"
@@ -55,6 +69,8 @@ def load_settings(args: argparse.Namespace, job: EvaluationJob) -> tuple[LoadedC
 
     Without --config the settings stored with the model are used.
     """
+    if job.model_path is None:
+        return config_from_args(args, FLAGS), []
     stored = job.model_path / "config.yaml"
     checkpoint = load_config(stored).config
     if args.config is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from data.label_space import CHEXPERT, HEADS, NO_FINDING, Head
+from training.scoring.counts import Counted, known, of_classes
 
 Scores = dict[str, float | int | None]
 
@@ -15,69 +16,78 @@ HEADLINE = {head: "micro_f1" if spec.multi_label else "balanced_accuracy" for he
 """The metric of each head that selects the best model."""
 
 
-def score_head(head: Head, probabilities: np.ndarray, predictions: np.ndarray, targets: np.ndarray) -> Scores:
+def score_head(head: Head, probabilities: np.ndarray | None, predictions: np.ndarray, targets: np.ndarray) -> Scores:
     """All metrics of one head.
 
     Args:
-        probabilities: (n, C) in [0, 1].
+        probabilities: (n, C) in [0, 1]; None: not known, and what ranks by them is undefined.
         predictions, targets: (n,) class numbers for binary and severity, (n, C) multi-hot for category and region.
     Returns:
         binary, severity: n, accuracy, balanced_accuracy (mean recall of the classes that occur; None when fewer than two
-        do), macro_f1 (over classes that occur in targets or predictions), mcc; binary also auroc.
-        category, region: n, micro_f1, macro_f1 and mean_average_precision (both over the `macro_classes` classes that
-        occur), exact_match.
+        do), macro_f1 (over classes that occur in targets or predictions), mcc; binary also precision, recall and F1 of
+        `yes` and of `no`, auroc, average_precision; severity also quadratic_kappa and mae (in grades).
+        category, region: n, micro_f1, micro_precision, micro_recall, macro_f1 and mean_average_precision (both over the
+        `macro_classes` classes that occur), jaccard, exact_match.
     Raises:
         ValueError: a probability is NaN.
     """
     head = Head(head)
-    _check(probabilities)
+    if probabilities is not None:
+        _check(probabilities)
+    predictions, targets = (np.asarray(values).astype(np.int64) for values in (predictions, targets))
+    counted = Counted.of(head, np.zeros(len(targets), dtype=np.int64), predictions, targets, num_patients=1)
+    values = counted.metrics(counted.counts.sum(0))
+    return (
+        {"n": len(targets)}
+        | {name: known(value) for name, value in values.items()}
+        | ranked(head, probabilities, targets)
+    )
+
+
+def ranked(head: Head, probabilities: np.ndarray | None, targets: np.ndarray) -> Scores:
+    """The metrics of `score_head` that depend on the order of probabilities."""
     if HEADS[head].multi_label:
-        return _score_multi_label(probabilities, predictions, targets)
-    return _score_single(head, probabilities, predictions, targets)
+        return _mean_average_precision(probabilities, targets)
+    if head != Head.BINARY:
+        return {}
+    scores: Scores = {"auroc": None, "average_precision": None}
+    if probabilities is not None and len(np.unique(targets)) > 1:
+        # imported where it is needed: it takes a second, and training starts without a score
+        from sklearn.metrics import average_precision_score, roc_auc_score
 
-
-def _score_single(head: Head, probabilities: np.ndarray, predictions: np.ndarray, targets: np.ndarray) -> Scores:
-    # imported where it is needed: it takes a second, and training starts without a score
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, recall_score, roc_auc_score
-
-    scores: Scores = dict.fromkeys(("n", "accuracy", "balanced_accuracy", "macro_f1", "mcc"))
-    if head == Head.BINARY:
-        scores["auroc"] = None
-    scores["n"] = len(targets)
-    if not len(targets):
-        return scores
-    occurring = np.unique(targets)
-    mentioned = np.union1d(occurring, predictions)
-    scores["accuracy"] = float(accuracy_score(targets, predictions))
-    scores["macro_f1"] = float(f1_score(targets, predictions, labels=mentioned, average="macro", zero_division=0))
-    if len(occurring) > 1:
-        recall = recall_score(targets, predictions, labels=occurring, average="macro", zero_division=0)
-        scores["balanced_accuracy"] = float(recall)
-        scores["mcc"] = float(matthews_corrcoef(targets, predictions))
-        if head == Head.BINARY:
-            scores["auroc"] = float(roc_auc_score(targets, probabilities[:, 1]))
+        scores["auroc"] = float(roc_auc_score(targets, probabilities[:, 1]))
+        scores["average_precision"] = float(average_precision_score(targets, probabilities[:, 1]))
     return scores
 
 
-def _score_multi_label(probabilities: np.ndarray, predictions: np.ndarray, targets: np.ndarray) -> Scores:
-    from sklearn.metrics import average_precision_score, f1_score
+def _mean_average_precision(probabilities: np.ndarray | None, targets: np.ndarray) -> Scores:
+    occurring = np.flatnonzero(np.asarray(targets).any(0)) if len(targets) else []
+    scores: Scores = {"mean_average_precision": None, "macro_classes": len(occurring)}
+    if probabilities is not None and len(occurring):
+        from sklearn.metrics import average_precision_score
 
-    scores: Scores = dict.fromkeys(("n", "micro_f1", "macro_f1", "mean_average_precision", "exact_match"))
-    scores |= {"n": len(targets), "macro_classes": 0}
-    if not len(targets):
-        return scores
-    targets, predictions = np.asarray(targets, dtype=np.int8), np.asarray(predictions, dtype=np.int8)
-    occurring = np.flatnonzero(targets.any(0))
-    scores["macro_classes"] = len(occurring)
-    scores["exact_match"] = float((targets == predictions).all(1).mean())
-    if targets.any() or predictions.any():
-        scores["micro_f1"] = float(f1_score(targets, predictions, average="micro", zero_division=0))
-    if len(occurring):
-        per_class = f1_score(targets, predictions, labels=occurring, average=None, zero_division=0)
-        scores["macro_f1"] = float(np.mean(per_class))
         precision = [average_precision_score(targets[:, c], probabilities[:, c]) for c in occurring]
         scores["mean_average_precision"] = float(np.mean(precision))
     return scores
+
+
+def class_table(
+    head: Head, probabilities: np.ndarray | None, predictions: np.ndarray, targets: np.ndarray
+) -> dict[str, Scores]:
+    """Of a multi-label head: class -> n_pos, n_neg, precision, recall, f1, auroc, average_precision."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    counted = Counted.of(head, np.zeros(len(targets), dtype=np.int64), predictions, targets, num_patients=1)
+    table = {}
+    for c, (name, scores) in enumerate(zip(HEADS[head].classes, of_classes(counted), strict=True)):
+        scores = {"n_pos": scores.pop("n_pos"), "n_neg": 0, **scores, "auroc": None, "average_precision": None}
+        scores["n_neg"] = len(targets) - scores["n_pos"]
+        if probabilities is not None and scores["n_pos"]:
+            scores["average_precision"] = float(average_precision_score(targets[:, c], probabilities[:, c]))
+            if scores["n_neg"]:
+                scores["auroc"] = float(roc_auc_score(targets[:, c], probabilities[:, c]))
+        table[name] = scores
+    return table
 
 
 def chexpert_auroc(probabilities: np.ndarray, labels: np.ndarray) -> tuple[dict[str, float | None], float | None]:

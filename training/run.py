@@ -20,6 +20,7 @@ from models.mimic_vqa_model import SSGVQA
 from models.question_only import QuestionOnly
 from training.checkpoint import list_checkpoints
 from training.engine import Engine, build_engine, global_batch, scaled_learning_rate
+from training.external import vqa_rad
 from training.frozen import freeze, read_kept_features
 from training.loss import MultiTaskLoss
 from training.model_card import model_card
@@ -96,7 +97,7 @@ def prepare(config: Config, processes: Processes | None = None, index: Index | N
         )
     training = config.training
     seed_everything(training.seed)
-    index = index or processes.main_first("the index", lambda: ensure_index(config))
+    index = index or processes.main_first("the index", lambda: _index(config))
     start = load_start(config, index) if training.init_from else None
     tokenizer = start[1] if start else build_tokenizer(config.model, _training_texts(index))
     train_data = training_questions(config, index, tokenizer)
@@ -118,6 +119,10 @@ def prepare(config: Config, processes: Processes | None = None, index: Index | N
     total_steps = count_steps(config, train_data, processes.world_size)
     engine = build_engine(config, model, total_steps, processes)
     return Run(config, index, tokenizer, model, engine, train_data, val_data, total_steps)
+
+
+def _index(config: Config) -> Index:
+    return vqa_rad(config, config.training.init_from) if config.data.vqa_rad_path else ensure_index(config)
 
 
 def training_questions(config: Config, index: Index, tokenizer, keep_tokens: bool = True) -> VQADataset:

@@ -155,6 +155,8 @@ def _add_study(part: PartWriter, release: Release, job: StudyJob, form: PartForm
             target=q.target,
             grade=q.grade,
             question_id=part.question_ids.setdefault(q.question_id, len(part.question_ids)),
+            regions=q.regions,
+            from_report=q.from_report,
         )
 
 

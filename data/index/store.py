@@ -14,7 +14,7 @@ from data.images import ImageStore
 from data.vocabulary import Vocabulary
 from utils.errors import DataError
 
-FORMAT = 2
+FORMAT = 3
 """Raised when tables change their meaning; an index of another format is built again."""
 
 SPLITS: tuple[str, ...] = ("train", "validate", "test")
@@ -30,6 +30,8 @@ COLUMNS: dict[str, dict[str, type]] = {
         "target": np.uint32,
         "grade": np.uint8,
         "question_id": np.uint32,
+        "regions": np.uint32,
+        "from_report": np.uint8,
     },
     "studies": {
         "subject_id": np.int64,
@@ -62,8 +64,9 @@ COLUMNS: dict[str, dict[str, type]] = {
 class Index:
     """An opened index. Columns are numpy views on the memory-mapped tables, named by table.
 
-    questions: study, text, type, head, target, grade, question_id (codes or numbers; one row a question that has a target).
-      Rows are grouped by study, studies by split. `target`: 0/1 for binary, 0..3 for severity, else a bit mask of classes.
+    questions: study, text, type, head, target, grade, question_id, regions, from_report (codes or numbers; one row a question
+      that has a target). Rows are grouped by study, studies by split. `target`: 0/1 for binary, 0..3 for severity, else a bit
+      mask of classes. `regions`: bit mask of the regions that the answer speaks of; `from_report`: 0, all of it is a template's.
     studies: subject_id, study_id, split (0 train, 1 validate, 2 test), question_start, question_count, image_start, image_count,
       chexpert (n, 14: 1, 0, -1 or nan).
     images: study, view, width, height (original pixels), stored_width, stored_height, offset, length, box_start, box_count,
@@ -155,6 +158,10 @@ class Index:
 
     def image_ids(self, rows: np.ndarray) -> list[str]:
         return self._table("images")["image_id"].take(_as_arrow(rows)).to_pylist()
+
+    def views(self, rows: np.ndarray) -> list[str]:
+        """`ViewPosition` of image rows as the release has it: `PA`, `AP`, ...; empty where it does not say."""
+        return self._table("images")["view"].take(_as_arrow(rows)).to_pylist()
 
     def counts(self, split: str) -> dict[str, int]:
         """Every question of a split by its fate: `target`, or the reason why it has none."""

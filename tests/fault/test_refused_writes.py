@@ -165,4 +165,4 @@ def test_a_report_that_cannot_be_written(data, tmp_path):
 def test_an_evaluation_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot write to .*file \(File exists\).*--output_dir"):
-        evaluation_run._write(tmp_path / "file", {}, None)
+        evaluation_run._write(tmp_path / "file", {}, None, False)

@@ -1,4 +1,4 @@
-"""The questions of an evaluation, their answers in one fixed order, and the predictions file."""
+"""The questions of an evaluation, and their answers in one fixed order."""
 
 from __future__ import annotations
 
@@ -6,38 +6,21 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from configs.mimic_cxr_config import DataConfig
 from data.index import SPLITS, Index
 from data.label_space import GRADES, HEAD_INDEX, HEADS, QUESTION_TYPES, TYPE_INDEX, Head
+from data.mentions import Mentions
 from data.visits import QuestionFilter
 from utils.errors import DataError, NonFiniteError
-from utils.utils import write_atomic
 
 Answers = Mapping[Head, np.ndarray | None]
 """Head -> probabilities (n of the head, classes) float32, in the order of the question set; None: not known."""
 
 THRESHOLD = 0.5
 """Probability from which a class of a multi-label head is predicted."""
-
-SCHEMA = pa.schema(
-    {
-        "subject_id": pa.int64(),
-        "study_id": pa.int64(),
-        "image_id": pa.string(),
-        "question_id": pa.string(),
-        "question_type": pa.string(),
-        "head": pa.string(),
-        "probabilities": pa.list_(pa.float32()),
-        "prediction": pa.list_(pa.int8()),
-        "target": pa.list_(pa.int8()),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -88,6 +71,14 @@ class QuestionSet:
     def image(self) -> np.ndarray:
         """(n,) rows of the index's image table: the canonical image of the study"""
         return self.index.studies["image_start"][self.study].astype(np.int64)
+
+    @cached_property
+    def names(self) -> list[frozenset[str]]:
+        """(n,) names of entities and regions that each question mentions, in lower case"""
+        codes, place = np.unique(self.text, return_inverse=True)
+        mentions = Mentions.of(self.index.vocabulary)
+        of_text = [mentions.in_text(text) for text in self.index.texts(codes)]
+        return [of_text[i] for i in place]
 
     @cached_property
     def place(self) -> np.ndarray:
@@ -192,37 +183,3 @@ def check_key(questions: QuestionSet) -> None:
             f"index {questions.index.path}: {repeated:,} question ids repeat within a study, so that predictions could "
             "not be joined; mend the release's question_id values"
         )
-
-
-def write_predictions(path: Path, questions: QuestionSet, answers: Answers, graph: str) -> None:
-    """Write the answers as parquet, complete or not at all; one row a question, in the order of the index.
-
-    Args:
-        graph: the graph the model answered from; stored in the file's metadata.
-    """
-    index = questions.index
-    probabilities, predictions, targets = ([None] * len(questions) for _ in range(3))
-    for head in HEADS:
-        values, truth = answers[head], questions.targets(head)
-        chosen = decide(head, values)
-        for i, position in enumerate(questions.of(head)):
-            probabilities[position] = values[i]
-            predictions[position] = np.atleast_1d(chosen[i]).astype(np.int8)
-            targets[position] = np.atleast_1d(truth[i]).astype(np.int8)
-    names, heads = [t.name for t in QUESTION_TYPES], list(HEADS)
-    columns = [
-        questions.patient,
-        index.studies["study_id"][questions.study],
-        index.image_ids(questions.image),
-        index.question_keys(questions.question_id),
-        [names[t] for t in questions.type],
-        [heads[h].value for h in questions.head],
-        probabilities,
-        predictions,
-        targets,
-    ]
-    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-    sink = pa.BufferOutputStream()
-    schema = SCHEMA.with_metadata({"graph": graph, "synthetic": str(index.is_synthetic).lower()})
-    pq.write_table(pa.table(arrays, schema=schema), sink, compression="zstd")
-    write_atomic(path, sink.getvalue().to_pybytes())

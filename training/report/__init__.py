@@ -1,0 +1,5 @@
+"""From answers to `report.json`. `build` puts it together; `scorer` has metrics with intervals, the other modules a part each."""
+
+from training.report.build import BASELINE, GROUPS, Extras, answers_of_rows, build_report
+
+__all__ = ["BASELINE", "GROUPS", "Extras", "answers_of_rows", "build_report"]

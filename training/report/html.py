@@ -1,0 +1,353 @@
+"""`report.html`: the report as one page for people, with everything in it: no script, no request, nothing to install."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from data.label_space import BINARY, SEVERITIES
+from data.summary import SYNTHETIC_NOTICE
+from training.markdown import REMARKS, interval, number, row_label, short, shown_rows
+from training.metrics import HEADLINE
+from training.report.build import BASELINE, GROUPS
+from training.report.charts import CAUTION, CONTROL, GOOD, MODEL, Bar, Line, bars, curves, matrix
+
+STYLE = """
+:root{color-scheme:light}*{box-sizing:border-box}
+body{margin:0;font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#1c2733;background:#fff}
+main{max-width:1220px;margin:0 auto;padding:20px 20px 60px}
+h1{font-size:1.6rem;line-height:1.25;margin:.3em 0}h2{font-size:1.25rem;margin:2.2em 0 .5em;border-bottom:2px solid #dfe5eb}
+h3{font-size:1rem;margin:1.4em 0 .3em}p{max-width:75ch}.soft{color:#5b6b7b}.small{font-size:.86rem}
+.banner{padding:10px 14px;border-left:6px solid #c77700;background:#fff6e6;margin:12px 0;font-weight:600;max-width:none}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:18px 26px;align-items:start}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px}
+.tile{border:1px solid #dfe5eb;border-radius:8px;padding:10px 14px}.tile b{display:block;font-size:1.5rem}
+svg{width:100%;height:auto;display:block}.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-size:.86rem;margin:.4em 0}
+th,td{padding:4px 10px;text-align:right;border-bottom:1px solid #e8edf2;white-space:pre;vertical-align:top}
+th:first-child,td:first-child{text-align:left}th{background:#f4f7fa;position:sticky;top:0}
+.text{text-align:left!important;white-space:normal;min-width:14em}
+details{margin:.6em 0}summary{cursor:pointer;font-weight:600}
+nav a{margin-right:1em;white-space:nowrap}a{color:#1f5fa8}img{max-width:100%;height:auto}
+ul{padding-left:1.2em}.ok{color:#2b8a5a}.bad{color:#b3261e;font-weight:600}
+@media(max-width:600px){main{padding:12px 12px 40px}h1{font-size:1.3rem}
+th,td{padding:4px 7px}table{font-size:.8rem}.text{min-width:9em}}
+@media print{nav{display:none}details{display:block}}
+"""
+COLOURS = {"model": MODEL, "graph_oracle": CAUTION}
+
+
+def render_html(report: dict, pictures: str = "") -> str:
+    """The page. `pictures`: a section made by `training.report.pictures`, for reports that stay on this machine."""
+    source = report["provenance"]
+    sections = [
+        ("Headline", _headline(report)),
+        ("Question types", _types(report)),
+        ("Rows and metrics", _rows(report)),
+        ("Classes", _classes(report)),
+        ("Curves and confusion", _curves(report)),
+        ("Confidence", _confidence(report)),
+        ("Where it looks", _grounding(report)),
+        ("Consistency", _consistency(report)),
+        ("What is asked about", _asked_about(report)),
+        ("Groups", _strata(report)),
+        ("Compared with another model", _compare(report)),
+        ("CheXpert labels", _chexpert(report)),
+        ("Audit", _audit(report)),
+        ("Pictures", pictures),
+        ("Surest errors", _worst(report)),
+        ("Questions and provenance", _provenance(report)),
+    ]
+    sections = [(title, body) for title, body in sections if body]
+    links = " ".join(f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title, _ in sections)
+    body = "".join(
+        f'<section id="{_anchor(title)}"><h2>{escape(title)}</h2>{text}</section>' for title, text in sections
+    )
+    title = f"{source['questions']:,} questions of {source['patients']:,} patients, split {source['split']}"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
+        f'<p class="soft small">Evaluation on {escape(source["dataset"])}, index {escape(source["index_fingerprint"])}</p>'
+        f"<h1>{escape(title)}</h1>"
+        f"{_banners(source)}<nav>{links}</nav>{body}</main></body></html>\n"
+    )
+
+
+def _banners(source: dict) -> str:
+    texts = [SYNTHETIC_NOTICE] if source["synthetic"] else []
+    if source.get("credentialed"):
+        texts.append("Made from credentialed data: keep this file where the data are, and do not share it.")
+    if source["graph"] not in ("predicted", "unknown"):
+        texts.append(f"The model answers from the graph {source['graph']!r}, not from one that it predicts.")
+    return "".join(f'<p class="banner">{escape(text)}</p>' for text in texts)
+
+
+def _headline(report: dict) -> str:
+    score = report["headline"]["score"]
+    tiles = [f'<div class="tile">mean over heads<b>{number(score)}</b></div>']
+    panels = []
+    for name, head in GROUPS.items():
+        metric, gain = HEADLINE[head], report["gain"][name]
+        tiles.append(
+            f'<div class="tile">{name}<b>{number(report["rows"]["model"][name].get(metric))}</b>'
+            f'<span class="small soft">over {BASELINE}: {escape(interval(gain))}</span></div>'
+        )
+        rows = [_row_bar(report, row, name, metric) for row in shown_rows(report)]
+        n = report["rows"]["model"][name].get("n") or 0
+        panels.append(f"<div><h3>{name}: {short(metric)}, {n:,} questions</h3>{bars(rows, 520, 130)}</div>")
+    percent = f"{100 * report['provenance']['confidence']:g} %"
+    note = (
+        f'<p class="small soft">Whiskers and brackets: {percent} intervals over {report["gain"]["binary"]["resamples"]:,} '
+        "resamples of patients, the same patients for all rows. <b>category_copy</b> holds the questions that name their class. "
+        "<b>graph_oracle</b> reads the report, which holds the answers: it is not deployable.</p>"
+    )
+    return f'<div class="tiles">{"".join(tiles)}</div>{note}<div class="grid">{"".join(panels)}</div>'
+
+
+def _row_bar(report: dict, row: str, name: str, metric: str) -> Bar:
+    bounds = report["intervals"].get(row, {}).get(name, {}).get(metric, {})
+    value = report["rows"][row][name].get(metric)
+    return Bar(row, value, bounds.get("low"), bounds.get("high"), COLOURS.get(row, CONTROL))
+
+
+def _types(report: dict) -> str:
+    rows, table = [], []
+    for kind, of_rows in report["by_type"].items():
+        gain, scores = report["type_gain"][kind], of_rows["model"]
+        own, metric = gain["model"], gain["metric"]
+        control = of_rows[BASELINE].get(metric)
+        rows.append(Bar(kind, own["value"], own["low"], own["high"], MODEL, mark=control))
+        table.append(
+            [kind, number(scores["n"]), number(scores["studies"]), number(scores["patients"]), short(metric)]
+            + [number(own["value"]), number(control), interval(gain), _p(gain.get("p_holm"))]
+        )
+    header = ["type", "questions", "studies", "patients", "metric", "model", BASELINE, "gain", "p (Holm)"]
+    note = (
+        '<p class="small soft">Bars: the model with its interval; the orange line is the text-only control. '
+        f"p: that the gain is zero, two-sided, adjusted over the {len(table)} types.</p>"
+    )
+    return f"{note}{bars(rows, 590, 220)}{_table(header, table)}"
+
+
+def _rows(report: dict) -> str:
+    parts = []
+    remarks = [[row_label(report, row), report["missing_rows"].get(row, REMARKS[row])] for row in shown_rows(report)]
+    parts.append(_table(["row", "what it is"], remarks, text={1}))
+    for name in GROUPS:
+        metrics = list(report["rows"]["model"][name])
+        body = [
+            [row_label(report, row), *(number(report["rows"][row][name].get(metric)) for metric in metrics)]
+            for row in shown_rows(report)
+        ]
+        parts.append(_fold(f"All metrics: {name}", _table(["row", *map(short, metrics)], body)))
+    return "".join(parts)
+
+
+def _classes(report: dict) -> str:
+    parts = []
+    for head, table in report["classes"].items():
+        metrics = list(next(iter(table.values())))
+        body = [[name, *(_of_class(scores, metric) for metric in metrics)] for name, scores in table.items()]
+        defined = sum(scores["f1"] is not None for scores in table.values())
+        title = f"{head}: {defined} of {len(table)} classes occur"
+        parts.append(_fold(title, _table(["class", *map(short, metrics)], body)))
+    return "".join(parts)
+
+
+def _of_class(scores: dict, metric: str) -> str:
+    if scores[metric] is not None or scores["n_pos"]:
+        return number(scores[metric])
+    return "n/a (0 positives)"
+
+
+def _curves(report: dict) -> str:
+    parts = []
+    if report["roc"]:
+        points = list(zip(report["roc"]["fpr"], report["roc"]["tpr"], strict=True))
+        auroc = report["rows"]["model"]["binary"].get("auroc")
+        line = Line(f"yes/no questions, AUROC {number(auroc)}", points)
+        parts.append(
+            f"<div><h3>ROC</h3>{curves([line], 'false positive rate', 'true positive rate', diagonal=True)}</div>"
+        )
+    for head, names in (("binary", BINARY), ("severity", SEVERITIES)):
+        counts = report["confusion"][head]
+        if any(map(any, counts)):
+            parts.append(f"<div><h3>{head}: truth by answer</h3>{matrix(counts, names)}</div>")
+    return f'<div class="grid">{"".join(parts)}</div>' if parts else ""
+
+
+def _confidence(report: dict) -> str:
+    panels, body = [], []
+    for head, found in report["confidence"].items():
+        lines = []
+        for kind, colour in (("raw", MODEL), ("tempered", GOOD)):
+            if kind in found and found[kind]["reliability"]:
+                points = [(b["confidence"], b["accuracy"]) for b in found[kind]["reliability"]]
+                lines.append(Line("as given" if kind == "raw" else "with temperature", points, colour, dots=True))
+                temperature = number(found[kind].get("temperature")) if kind == "tempered" else "1 (as given)"
+                body.append([head, temperature, *(number(found[kind][m]) for m in ("ece", "brier", "nll"))])
+        if lines:
+            panels.append(
+                f"<div><h3>{head}: reliability</h3>{curves(lines, 'confidence', 'share right', diagonal=True)}</div>"
+            )
+        curve = found["risk_coverage"]
+        if curve:
+            points = list(zip(curve["coverage"], curve["risk"], strict=True))
+            label = f"right at 80 % coverage: {number(curve['accuracy_at_80'])}"
+            panels.append(
+                f"<div><h3>{head}: risk and coverage</h3>{curves([Line(label, points)], 'coverage', 'share wrong')}</div>"
+            )
+    if not body:
+        return ""
+    table = _table(["head", "temperature", "ECE (equal mass)", "Brier", "NLL"], body)
+    return f'{table}<div class="grid">{"".join(panels)}</div>'
+
+
+def _grounding(report: dict) -> str:
+    found = report["grounding"]
+    if not found:
+        return ""
+    metrics = [metric for metric in found["questions"]["all"] if metric != "n"]
+    body = [
+        [name, number(of["n"]), *(_with_bounds(of[metric], "\n") for metric in metrics)]
+        for name, of in found["questions"].items()
+    ]
+    regions = [Bar(name, of["mean_iou"], colour=MODEL) for name, of in found["regions"].items()]
+    note = (
+        '<p class="small soft">What an answer attends to in the predicted graph against the regions that the answer speaks of, '
+        "as areas in pixels. Boxes are of anatomical regions, not of lesions.</p>"
+    )
+    chart = _fold("Predicted boxes against those of the report's graph: mean IoU", bars(regions, 640, 170))
+    return note + _table(["questions", "n", *(metric.replace("_", " ") for metric in metrics)], body) + chart
+
+
+def _consistency(report: dict) -> str:
+    body = [
+        [name, number(of["pairs"]), number(of["consistent"]), number(of["consistent_targets"])]
+        for name, of in report["consistency"].items()
+    ]
+    parts = [_table(["contradiction", "pairs", "consistent answers", "consistent targets"], body)]
+    if report["paraphrases"]:
+        heads = list(next(iter(report["paraphrases"].values())))
+        body = [[name, *(number(of.get(head)) for head in heads)] for name, of in report["paraphrases"].items()]
+        parts.append("<h3>Same answer when asked otherwise</h3>" + _table(["asked", *heads], body))
+    return "".join(parts)
+
+
+def _strata(report: dict) -> str:
+    return "".join(_fold(name, _groups(name, values)) for name, values in report["strata"].items())
+
+
+def _asked_about(report: dict) -> str:
+    kinds = {"finding": report["findings"], "region": report["regions"]}
+    parts = [_fold(f"by {name}", _groups(name, values)) for name, values in kinds.items() if values]
+    note = "Questions whose text names it: the other words of a question do not matter. A question can stand in several rows."
+    return f'<p class="small soft">{note}</p>' + "".join(parts) if parts else ""
+
+
+def _groups(name: str, values: dict[str, dict[str, dict]]) -> str:
+    header = [name, "head", "questions", "studies", "patients", "model", f"gain over {BASELINE}"]
+    body = [[value, head, *_of_group(of)] for value, heads in values.items() for head, of in heads.items()]
+    return _table(header, body)
+
+
+def _of_group(of: dict) -> list[str]:
+    if "withheld" in of:
+        return ["", "", "", f"withheld: {of['withheld']}", ""]
+    sizes = (number(of["scores"][size]) for size in ("n", "studies", "patients"))
+    return [*sizes, f"{short(of['metric'])} {_with_bounds(of)}", interval(of["gain"])]
+
+
+def _compare(report: dict) -> str:
+    found = report["compare"]
+    if not found:
+        return ""
+    groups = [[name, short(one["metric"]), interval(one), _p(one.get("p"))] for name, one in found["groups"].items()]
+    types = [[name, short(one["metric"]), interval(one), _p(one.get("p_holm"))] for name, one in found["types"].items()]
+    return (
+        '<p class="small soft">Differences to the other answers, over the same resampled patients.</p>'
+        + _table(["head", "metric", "difference", "p"], groups)
+        + _fold("By question type", _table(["type", "metric", "difference", "p (Holm)"], types))
+    )
+
+
+def _chexpert(report: dict) -> str:
+    parts = []
+    for key, title in (("chexpert", "the labeller's labels"), ("chexpert_radiologist", "a radiologist's labels")):
+        table = report[key]
+        if table:
+            body = [[name, number(of["auroc"]), number(of["n_pos"]), number(of["n_neg"])] for name, of in table.items()]
+            defined = [of["auroc"] for of in table.values() if of["auroc"] is not None]
+            mean = number(sum(defined) / len(defined)) if defined else "n/a"
+            title = f"Against {title}: mean AUROC {mean} over {len(defined)} of {len(table)} labels"
+            parts.append(_fold(title, _table(["label", "AUROC", "positive", "negative"], body)))
+    return "".join(parts)
+
+
+def _audit(report: dict) -> str:
+    audit = report["audit"]
+    found = [*audit.get("findings", ()), *audit.get("leaks", ())]
+    swapped = "shuffled_image" not in report["missing_rows"]
+    fine = "Nothing is shared with training" + (", and no answer survives another patient's image." if swapped else ".")
+    text = "" if found else f'<p class="ok">{fine}</p>'
+    body = [
+        [kind.replace("_", " "), number(audit[kind]["n"]), ", ".join(map(str, audit[kind]["examples"]))]
+        for kind in ("patients", "studies", "images", "same_pictures")
+        if kind in audit
+    ]
+    text += _table(["shared with training", "n", "examples (hashed)"], body, text={2})
+    names = [
+        [kind, number(of["n"]), f"{of['per_question']:.4f}"] for kind, of in audit.get("unknown_names", {}).items()
+    ]
+    if names:
+        text += _table(["names that stand in no table", "n", "a question of the release"], names)
+    listed = "".join(f'<li class="bad">{escape(line)}</li>' for line in found)
+    return (f"<ul>{listed}</ul>" if listed else "") + text
+
+
+def _worst(report: dict) -> str:
+    body = [
+        [str(e["row"]), e["study"], e["type"], number(e["distance"]), e["said"], e["truth"]]
+        for e in report["worst_errors"]
+    ]
+    header = ["row of predictions.parquet", "study (hashed)", "type", "off by", "said", "truth"]
+    return _fold(f"{len(body)} surest wrong answers", _table(header, body, text={4, 5})) if body else ""
+
+
+def _provenance(report: dict) -> str:
+    counts = [[fate, number(n)] for fate, n in report["counts"].items()]
+    facts = [[key, str(value)] for key, value in report["provenance"].items()]
+    return _table(["fate of the split's questions", "n"], counts) + _fold(
+        "Provenance", _table(["what", "value"], facts, text={1})
+    )
+
+
+def _with_bounds(one: dict, gap: str = " ") -> str:
+    if one["value"] is None:
+        return "n/a"
+    return number(one["value"]) + (f"{gap}[{one['low']:.3f}, {one['high']:.3f}]" if one["low"] is not None else "")
+
+
+def _p(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def _table(header: Sequence[str], body: Iterable[Sequence[str]], text: set[int] = frozenset()) -> str:
+    head = "".join(f"<th{' class=text' if i in text else ''}>{escape(cell)}</th>" for i, cell in enumerate(header))
+    rows = "".join(
+        "<tr>"
+        + "".join(f"<td{' class=text' if i in text else ''}>{escape(str(cell))}</td>" for i, cell in enumerate(line))
+        + "</tr>"
+        for line in body
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _fold(title: str, body: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{body}</details>"
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")

@@ -1,0 +1,113 @@
+"""Scores with intervals: one question set, one draw of patients, any number of answers to it.
+
+Letters: P patients, S resamples, n questions of a head, C its classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.label_space import HEADS, Head
+from training.bootstrap import Interval, Resamples, interval
+from training.metrics import Scores, score_head
+from training.predictions import Predictions, QuestionSet
+from training.scoring.counts import Counted
+from training.scoring.ranking import auroc, average_precision, histogram
+
+CLASS_BINS = 32
+"""Bins of the scores of one of many classes, for resamples of a mean over classes"""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Some questions of a head, as one model answered them."""
+
+    scores: Scores
+    """those of `metrics.score_head`, with `studies` and `patients` that have one of these questions"""
+    drawn: dict[str, np.ndarray]
+    """metric -> (S,) values in the resamples, nan where undefined"""
+
+    @property
+    def patients(self) -> int:
+        return self.scores["patients"]
+
+
+class Scorer:
+    """Scores answers to a question set; all of them, and all differences, with the same resampled patients."""
+
+    def __init__(self, questions: QuestionSet, *, samples: int, confidence: float, seed: int):
+        self.questions, self.confidence = questions, confidence
+        patients, self._patient = np.unique(questions.patient, return_inverse=True)
+        self._resamples = Resamples(len(patients), samples, seed)
+
+    def score(
+        self, answered: Predictions | None, head: Head, members: np.ndarray | None = None, ranks: bool = False
+    ) -> Scored | None:
+        """None without answers.
+
+        Args:
+            members: positions among the head's questions; None: all.
+            ranks: resample also what ranks by probabilities, which takes longer.
+        """
+        if answered is None or answered.predictions.get(head) is None:
+            return None
+        members = np.arange(len(self.questions.of(head))) if members is None else members
+        probabilities = answered.probabilities[head]
+        probabilities = None if probabilities is None else probabilities[members]
+        predictions, targets = answered.predictions[head][members], self.questions.targets(head)[members]
+        patient = self._patient[self.questions.of(head)[members]]
+        counted = Counted.of(head, patient, predictions, targets, self._resamples.num_patients)
+        drawn = counted.metrics(self._resamples.sums(counted.counts))
+        if ranks and probabilities is not None and len(members):
+            drawn |= self._ranked(head, patient, probabilities, targets)
+        scores = score_head(head, probabilities, predictions, targets)
+        studies = np.unique(self.questions.study[self.questions.of(head)[members]])
+        sizes = {"n": scores["n"], "studies": len(studies), "patients": len(np.unique(patient))}
+        return Scored(sizes | scores, drawn)
+
+    def _ranked(
+        self, head: Head, patient: np.ndarray, probabilities: np.ndarray, targets: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        def drawn(scores: np.ndarray, positive: np.ndarray, bins: int, *metrics: Callable) -> list[np.ndarray]:
+            counts = histogram(patient, scores, positive, self._resamples.num_patients, bins)
+            sums = self._resamples.sums(counts)
+            return [metric(sums) for metric in metrics]
+
+        if head == Head.BINARY:
+            values = drawn(probabilities[:, 1], targets == 1, 256, auroc, average_precision)
+            return dict(zip(("auroc", "average_precision"), values, strict=True))
+        if not HEADS[head].multi_label:
+            return {}
+        occurring = np.flatnonzero(targets.any(0))
+        if not len(occurring):
+            return {}
+        each = [drawn(probabilities[:, c], targets[:, c] == 1, CLASS_BINS, average_precision)[0] for c in occurring]
+        return {"mean_average_precision": np.mean(each, axis=0)}
+
+    def interval(self, scored: Scored | None, metric: str) -> Interval:
+        """Of a metric's value."""
+        if scored is None or metric not in scored.drawn:
+            return Interval(None, None, None, 0, self._resamples.samples, 0)
+        value = scored.scores[metric]
+        return interval(np.nan if value is None else value, scored.drawn[metric], self.confidence, scored.patients)
+
+    def mean(self, positions: np.ndarray, values: np.ndarray) -> Interval:
+        """Of a number that the questions at `positions` (m,) of the set have."""
+        patient = self._patient[positions]
+        counts = np.zeros((self._resamples.num_patients, 2))
+        np.add.at(counts, patient, np.stack([values.astype(np.float64), np.ones(len(values))], axis=1))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value, drawn = (total[..., 0] / total[..., 1] for total in (counts.sum(0), self._resamples.sums(counts)))
+        return interval(float(value), drawn, self.confidence, len(np.unique(patient)))
+
+    def gain(self, scored: Scored | None, other: Scored | None, metric: str) -> Interval:
+        """Of the difference to other answers to the same questions, with its p-value."""
+        if scored is None or other is None or metric not in scored.drawn or metric not in other.drawn:
+            return Interval(None, None, None, 0, self._resamples.samples, 0)
+        ours, theirs = scored.scores[metric], other.scores[metric]
+        value = np.nan if ours is None or theirs is None else ours - theirs
+        drawn = scored.drawn[metric] - other.drawn[metric]
+        return interval(value, drawn, self.confidence, scored.patients, difference=True)
