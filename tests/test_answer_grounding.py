@@ -98,7 +98,11 @@ def test_boxes_survive_letter_box_and_crop_on_real_films(shared_dir):
     boxes = np.stack([x, y, x + w, y + h], axis=1)
     assert len(boxes) >= 50
     for width, height in ((1024, 1024), (2544, 3056), (3056, 2544), (640, 2000)):
-        for crop in (None, Augmentation(0.0, 1.3, 0.04, -0.05, 0.0, 0.0), Augmentation(0.0, 0.8, -0.05, 0.02, 0.0, 0.0)):
+        for crop in (
+            None,
+            Augmentation(0.0, 1.3, 0.04, -0.05, 0.0, 0.0),
+            Augmentation(0.0, 0.8, -0.05, 0.02, 0.0, 0.0),
+        ):
             frame = Frame.letterbox(width, height, crop)
             window = frame.boxes_out(np.array([[0.0, 0.0, 1.0, 1.0]]))[0]
             seen = np.concatenate([np.maximum(boxes[:, :2], window[:2]), np.minimum(boxes[:, 2:], window[2:])], axis=1)

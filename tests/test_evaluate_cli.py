@@ -26,6 +26,7 @@ from training import evaluation_run
 from training.evaluation import ROWS, evaluate
 from training.evaluation_run import check_fits, run_evaluation
 from training.evaluation_settings import EvaluationJob, check_folders, load_settings
+from training.report import GROUPS
 from utils.errors import CheckpointError, DataError
 
 PATIENTS = [0, 0, 1, 2, 3, 3, 4]
@@ -230,17 +231,23 @@ def test_temperatures_are_fitted_on_validation_and_used_on_test(place, tmp_path,
     file = job(place).model_path / "temperature.json"
     report, _ = run_evaluation(job(place, controls=False), settings(place, tmp_path / "validate"))
     fitted = json.loads(file.read_text())
-    assert set(fitted) == {head.value for head in HEADS}
+    assert set(fitted) == {head.value for head in HEADS} | {"model_sha256"}
     assert not any("tempered" in of for of in report["confidence"].values())
     report, _ = run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path / "test"))
-    for head, of in report["confidence"].items():
-        assert of["tempered"]["temperature"] == pytest.approx(fitted[head])
+    for group, of in report["confidence"].items():
+        assert of["tempered"]["temperature"] == pytest.approx(fitted[GROUPS[group].value])
     for broken in ("{", "[1]", '{"binary": "x"}'):
         file.write_text(broken)
         with pytest.raises(CheckpointError, match="delete it and evaluate the validation split"):
             run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path / "broken"))
+    file.write_text(json.dumps(fitted | {"model_sha256": "another"}))
+    ledger = place / "checkpoints" / "test_ledger.jsonl"
+    with ledger.open("a") as lines:
+        lines.write('{"cut off\n')
+    report, _ = run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path / "other"))
+    assert not any("tempered" in of for of in report["confidence"].values())
     file.unlink()
-    (place / "checkpoints" / "test_ledger.jsonl").unlink()
+    ledger.unlink()
 
 
 def test_vqa_rad_goes_the_same_way(place, tmp_path):

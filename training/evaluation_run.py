@@ -131,7 +131,7 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
     evaluation = _from_file(job, config, index, model) if job.predictions else _from_model(job, config, index, model)
     other = read_predictions(job.compare, evaluation.questions)[0] if job.compare else None
     is_own = model is not None and model.knows_vqa_rad == bool(config.data.vqa_rad_path)
-    temperatures = _temperatures(job, evaluation, is_own)
+    temperatures = _temperatures(job, evaluation, is_own, model.sha256 if model else "")
     report = build_report(
         evaluation,
         question_fates(index, job.split, config.data),
@@ -145,6 +145,7 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
             strata=patient_strata(config.evaluation.patients_table, evaluation.questions),
             other=other,
             audit=audit_index(index, job.split),
+            settings=to_dict(config),
         ),
     )
     if job.split == "test":
@@ -187,7 +188,7 @@ def _from_file(job: EvaluationJob, config: Config, index: Index, model: LoadedMo
     )
 
 
-def _temperatures(job: EvaluationJob, evaluation: Evaluation, is_own: bool) -> dict[Head, float]:
+def _temperatures(job: EvaluationJob, evaluation: Evaluation, is_own: bool, sha256: str) -> dict[Head, float]:
     """Fitted where the validation split of the model's own data set is evaluated, and kept beside the model; used on test
     splits only."""
     if job.model_path is None or job.predictions or job.graph != "predicted":
@@ -202,12 +203,15 @@ def _temperatures(job: EvaluationJob, evaluation: Evaluation, is_own: bool) -> d
             log.warning("%s stays as it is: not all heads have questions here", path)
             return {}
         try:
-            write_json(path, {head.value: value for head, value in fitted.items()})
+            write_json(path, {head.value: value for head, value in fitted.items()} | {"model_sha256": sha256})
         except OSError as error:
             log.warning("temperatures are not kept for the test split: %s cannot be written (%s)", path, error)
         return {}
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["model_sha256"] != sha256:
+            log.warning("%s was fitted for other weights and is not used: evaluate the validation split first", path)
+            return {}
         return {head: float(stored[head.value]) for head in HEADS if stored.get(head.value)}
     except FileNotFoundError:
         log.warning("no %s: evaluate the validation split first to have calibrated confidence on the test split", path)
@@ -338,9 +342,16 @@ def record_test(job: EvaluationJob, report: dict) -> None:
             f"cannot write {path} ({error.strerror or error}): every look at the test split is recorded there; "
             "make the folder writable or copy the model folder to one that is"
         ) from error
-    known = [json.loads(line).get("dataset") for line in path.read_text(encoding="utf-8").splitlines()]
-    looks = known.count(source["dataset"])
+    looks = sum(_dataset(line) == source["dataset"] for line in path.read_text(encoding="utf-8").splitlines())
     log.warning("the test split of %s has now been evaluated %d time(s): see %s", source["dataset"], looks, path)
+
+
+def _dataset(line: str) -> str:
+    """Of a line of the ledger; a damaged one counts for none."""
+    try:
+        return json.loads(line)["dataset"]
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _sha256(path: Path) -> str:

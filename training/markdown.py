@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from data.label_space import HEADS, Head
 from data.summary import SYNTHETIC_NOTICE
-from training.evaluation import NOT_ASKED, ROWS
+from training.evaluation import ROWS
 from training.metrics import HEADLINE
 from training.report import BASELINE, GROUPS
+from training.report.tables import (
+    all_metrics,
+    differences,
+    interval,
+    labels,
+    least_p,
+    number,
+    positives,
+    scores_of,
+    short,
+    shown_rows,
+)
 
 REMARKS: dict[str, str] = {
     "model": "answers from the scene graph it predicts from the image",
@@ -21,44 +33,6 @@ REMARKS: dict[str, str] = {
     "graph_oracle": "not deployable: the graph made from the radiology report, which holds the answers",
 }
 """What each row is. For multi-label heads the majority is every class that at least half of the answers have."""
-
-_SHORT = {
-    "balanced_accuracy": "balanced accuracy",
-    "micro_f1": "micro-F1",
-    "macro_f1": "macro-F1",
-    "mean_average_precision": "mAP",
-    "exact_match": "exact match",
-    "mcc": "MCC",
-    "auroc": "AUROC",
-    "macro_classes": "classes",
-    "average_precision": "AP",
-    "quadratic_kappa": "quadratic kappa",
-    "mae": "MAE",
-    "micro_precision": "micro-precision",
-    "micro_recall": "micro-recall",
-    "n_pos": "positive",
-    "n_neg": "negative",
-}
-
-
-def short(metric: str) -> str:
-    """A metric's name for people."""
-    return _SHORT.get(metric, metric.replace("_", " "))
-
-
-def number(value: float | None) -> str:
-    """`0.812`, `1,234` or `n/a`."""
-    if value is None:
-        return "n/a"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-
-
-def interval(gain: dict) -> str:
-    """`+0.312 [0.280, 0.341]`"""
-    if gain["value"] is None:
-        return "n/a"
-    bounds = f" [{gain['low']:+.3f}, {gain['high']:+.3f}]" if gain["low"] is not None else " [n/a]"
-    return f"{gain['value']:+.3f}{bounds}"
 
 
 def headline_lines(report: dict) -> list[str]:
@@ -86,12 +60,6 @@ def _aligned(body: list[list[str]]) -> list[str]:
     ]
 
 
-def shown_rows(report: dict) -> list[str]:
-    """The rows that have answers; all of them when the report was not asked for the model alone."""
-    missing = report["missing_rows"]
-    return [row for row in ROWS if row not in missing or missing[row] != NOT_ASKED]
-
-
 def row_label(report: dict, row: str) -> str:
     """The row's name, with what a reader has to know of it."""
     graph = report["provenance"]["graph"]
@@ -117,14 +85,20 @@ def render_markdown(report: dict) -> str:
         "## Headline\n\n" + _headline_table(report),
         "## Rows\n\n" + _table(["row", "what it is"], [[row_label(report, row), _remark(report, row)] for row in ROWS]),
         *(f"## Head {name}\n\n" + _head_table(report, name) for name in GROUPS),
+        "## The model and every other row\n\n" + _table(*differences(report)),
         "## Question types\n\n" + _gain_table(report) + "\n\n" + _type_table(report),
+        *("All metrics of the model\n\n" + _table(*table) for table in all_metrics(_of_types(report), "type")),
         *(
             f"## Classes of {head}\n\n" + _class_table(classes)
             for head, classes in report["classes"].items()
             if any(of["n_pos"] for of in classes.values())
         ),
         *(f"## Confusion of {head}\n\n" + _confusion_table(head, found) for head, found in report["confusion"].items()),
-        *(["## CheXpert labels, from the image alone\n\n" + _chexpert_table(report)] if report["chexpert"] else []),
+        *(
+            f"## CheXpert labels, from the image alone, against {whose}\n\n" + _chexpert_table(report[key])
+            for key, whose in (("chexpert", "the labeller's"), ("chexpert_radiologist", "a radiologist's"))
+            if report[key]
+        ),
         "## Confidence\n\n" + _confidence_table(report),
         *(["## Where it looks\n\n" + _grounding_table(report)] if report["grounding"] else []),
         *(
@@ -188,20 +162,27 @@ def _gain_table(report: dict) -> str:
         bounds = "n/a" if own["low"] is None else f"{own['low']:.3f} to {own['high']:.3f}"
         body.append([kind, *(number(scores[size]) for size in ("n", "studies", "patients")), short(gain["metric"])])
         body[-1] += [number(own["value"]), bounds, interval(gain), number(gain.get("p_holm"))]
-    return _table(
-        [
-            "type",
-            "questions",
-            "studies",
-            "patients",
-            "metric",
-            "model",
-            "interval",
-            f"gain over {BASELINE}",
-            "p (Holm)",
-        ],
-        body,
+    return (
+        _table(
+            [
+                "type",
+                "questions",
+                "studies",
+                "patients",
+                "metric",
+                "model",
+                "interval",
+                f"gain over {BASELINE}",
+                "p (Holm)",
+            ],
+            body,
+        )
+        + f"\n\np: {least_p(report)}."
     )
+
+
+def _of_types(report: dict) -> dict[str, dict]:
+    return {kind: rows["model"] for kind, rows in report["by_type"].items()}
 
 
 def _type_table(report: dict) -> str:
@@ -215,7 +196,7 @@ def _type_table(report: dict) -> str:
 
 def _class_table(classes: dict[str, dict]) -> str:
     metrics = list(next(iter(classes.values())))
-    body = [[name, *(number(of[metric]) for metric in metrics)] for name, of in classes.items()]
+    body = [[name, *(positives(of, metric) for metric in metrics)] for name, of in classes.items()]
     return _table(["class", *(short(metric) for metric in metrics)], body)
 
 
@@ -238,12 +219,9 @@ def _worst_table(report: dict) -> str:
     )
 
 
-def _chexpert_table(report: dict) -> str:
-    body = [
-        [label, number(v["auroc"]), number(v["n_pos"]), number(v["n_neg"])] for label, v in report["chexpert"].items()
-    ]
-    body.append(["mean of the defined", number(report["headline"]["chexpert_mean_auroc"]), "", ""])
-    return _table(["label", "AUROC", "positive", "negative"], body)
+def _chexpert_table(found: dict[str, dict]) -> str:
+    mean, table = labels(found)
+    return f"{mean}\n\n{_table(*table)}"
 
 
 def _confidence_table(report: dict) -> str:
@@ -260,8 +238,12 @@ def _confidence_table(report: dict) -> str:
 def _grounding_table(report: dict) -> str:
     found = report["grounding"]["questions"]
     metrics = [metric for metric in found["all"] if metric != "n"]
-    body = [[name, number(of["n"]), *(number(of[metric]["value"]) for metric in metrics)] for name, of in found.items()]
+    body = [[name, number(of["n"]), *(_bounds(of[metric]) for metric in metrics)] for name, of in found.items()]
     return _table(["questions", "n", *(metric.replace("_", " ") for metric in metrics)], body)
+
+
+def _bounds(one: dict) -> str:
+    return number(one["value"]) + (f" [{one['low']:.3f}, {one['high']:.3f}]" if one["low"] is not None else "")
 
 
 def _group_table(name: str, values: dict[str, dict[str, dict]]) -> str:
@@ -274,7 +256,7 @@ def _group_table(name: str, values: dict[str, dict[str, dict]]) -> str:
         if "withheld" not in of
     ]
     header = [name, "head", "questions", "studies", "patients", "metric", "model", f"gain over {BASELINE}"]
-    return _table(header, body)
+    return "\n\n".join([_table(header, body), *(_table(*table) for table in all_metrics(scores_of(values), name))])
 
 
 def _consistency_table(report: dict) -> str:

@@ -7,10 +7,23 @@ from html import escape
 
 from data.label_space import BINARY, SEVERITIES
 from data.summary import SYNTHETIC_NOTICE
-from training.markdown import REMARKS, interval, number, row_label, short, shown_rows
+from training.markdown import REMARKS, row_label
 from training.metrics import HEADLINE
-from training.report.build import BASELINE, GROUPS
+from training.report.build import BASELINE
 from training.report.charts import CAUTION, CONTROL, GOOD, MODEL, Bar, Line, bars, curves, matrix
+from training.report.groups import GROUPS
+from training.report.tables import (
+    all_metrics,
+    differences,
+    interval,
+    labels,
+    least_p,
+    number,
+    positives,
+    scores_of,
+    short,
+    shown_rows,
+)
 
 STYLE = """
 :root{color-scheme:light}*{box-sizing:border-box}
@@ -126,15 +139,18 @@ def _types(report: dict) -> str:
     header = ["type", "questions", "studies", "patients", "metric", "model", BASELINE, "gain", "p (Holm)"]
     note = (
         '<p class="small soft">Bars: the model with its interval; the orange line is the text-only control. '
-        f"p: that the gain is zero, two-sided, adjusted over the {len(table)} types.</p>"
+        f"p: that the gain is zero, two-sided, adjusted over the {len(table)} types; {least_p(report)}.</p>"
     )
-    return f"{note}{bars(rows, 590, 220)}{_table(header, table)}"
+    scores = {kind: rows["model"] for kind, rows in report["by_type"].items()}
+    everything = "".join(_table(*one) for one in all_metrics(scores, "type"))
+    return note + bars(rows, 590, 220) + _table(header, table) + _fold("All metrics of the model by type", everything)
 
 
 def _rows(report: dict) -> str:
     parts = []
     remarks = [[row_label(report, row), report["missing_rows"].get(row, REMARKS[row])] for row in shown_rows(report)]
     parts.append(_table(["row", "what it is"], remarks, text={1}))
+    parts.append(_fold("The model minus every other row, with intervals", _table(*differences(report))))
     for name in GROUPS:
         metrics = list(report["rows"]["model"][name])
         body = [
@@ -149,17 +165,11 @@ def _classes(report: dict) -> str:
     parts = []
     for head, table in report["classes"].items():
         metrics = list(next(iter(table.values())))
-        body = [[name, *(_of_class(scores, metric) for metric in metrics)] for name, scores in table.items()]
+        body = [[name, *(positives(scores, metric) for metric in metrics)] for name, scores in table.items()]
         defined = sum(scores["f1"] is not None for scores in table.values())
         title = f"{head}: {defined} of {len(table)} classes occur"
         parts.append(_fold(title, _table(["class", *map(short, metrics)], body)))
     return "".join(parts)
-
-
-def _of_class(scores: dict, metric: str) -> str:
-    if scores[metric] is not None or scores["n_pos"]:
-        return number(scores[metric])
-    return "n/a (0 positives)"
 
 
 def _curves(report: dict) -> str:
@@ -219,7 +229,10 @@ def _grounding(report: dict) -> str:
         '<p class="small soft">What an answer attends to in the predicted graph against the regions that the answer speaks of, '
         "as areas in pixels. Boxes are of anatomical regions, not of lesions.</p>"
     )
-    chart = _fold("Predicted boxes against those of the report's graph: mean IoU", bars(regions, 640, 170))
+    measures = [name for name in found["regions"]["all"] if name != "n"]
+    pairs = [[name, number(of["n"]), *(number(of[m]) for m in measures)] for name, of in found["regions"].items()]
+    table = _table(["region", "n", *(name.replace("_", " ") for name in measures)], pairs)
+    chart = _fold("Predicted boxes against those of the report's graph", bars(regions, 640, 170) + table)
     return note + _table(["questions", "n", *(metric.replace("_", " ") for metric in metrics)], body) + chart
 
 
@@ -250,7 +263,8 @@ def _asked_about(report: dict) -> str:
 def _groups(name: str, values: dict[str, dict[str, dict]]) -> str:
     header = [name, "head", "questions", "studies", "patients", "model", f"gain over {BASELINE}"]
     body = [[value, head, *_of_group(of)] for value, heads in values.items() for head, of in heads.items()]
-    return _table(header, body)
+    everything = "".join(_table(*one) for one in all_metrics(scores_of(values), name))
+    return _table(header, body) + (_fold("all metrics", everything) if everything else "")
 
 
 def _of_group(of: dict) -> list[str]:
@@ -278,11 +292,8 @@ def _chexpert(report: dict) -> str:
     for key, title in (("chexpert", "the labeller's labels"), ("chexpert_radiologist", "a radiologist's labels")):
         table = report[key]
         if table:
-            body = [[name, number(of["auroc"]), number(of["n_pos"]), number(of["n_neg"])] for name, of in table.items()]
-            defined = [of["auroc"] for of in table.values() if of["auroc"] is not None]
-            mean = number(sum(defined) / len(defined)) if defined else "n/a"
-            title = f"Against {title}: mean AUROC {mean} over {len(defined)} of {len(table)} labels"
-            parts.append(_fold(title, _table(["label", "AUROC", "positive", "negative"], body)))
+            mean, found = labels(table)
+            parts.append(_fold(f"Against {title}: {mean}", _table(*found)))
     return "".join(parts)
 
 
