@@ -66,6 +66,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.error("--cross_dataset: give the model as --model_path")
     if not (args.model_path or args.predictions):
         parser.error("one of --model_path and --predictions is needed")
+    if (args.compute_attention or args.with_images) and args.graph != "predicted":
+        parser.error("--compute_attention, --with_images: an answer looks at regions of the predicted graph only")
     if args.predictions and (args.compute_attention or args.with_images or args.graph != "predicted"):
         parser.error("--predictions: where another model looks, or from which graph it answers, is not in its file")
     return args

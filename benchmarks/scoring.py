@@ -22,7 +22,7 @@ class AskedQuestions:
     """Questions without an index: patients, heads and targets drawn at random."""
 
     def __init__(self, number: int, patients: int, rng: np.random.Generator):
-        self.patient = rng.integers(patients, size=number)
+        self.patient = self.study = rng.integers(patients, size=number)
         ends = np.cumsum([round(number * share) for share in SHARES.values()])
         self._of = dict(zip(SHARES, np.split(np.arange(number), ends[:-1]), strict=True))
         self._targets = {head: _drawn(head, len(own), rng) for head, own in self._of.items()}

@@ -49,6 +49,7 @@ def write_record_index(
     fates: Iterable[tuple[str, str, str]] = (),
     image_store: str = "raw",
     notes: Sequence[str] = (),
+    origin: str = "",
 ) -> Index:
     """Write an index whose studies are images; there are no graphs.
 
@@ -58,6 +59,7 @@ def write_record_index(
         side: shorter side of the stored images.
         fates: (split, question type or '', fate) of every question that became no record.
         notes: sentences about the data set that every evaluation repeats.
+        origin: what the index was made of, kept in `meta["origin"]`.
     Raises:
         DataError: nothing to write, or an image cannot be read.
     """
@@ -77,7 +79,7 @@ def write_record_index(
             write_table(folder / "tables" / f"{name}.arrow", table)
         (folder / PROBLEMS).write_text("")
         meta = writer.meta(records, vocabulary, side, image_store, fates)
-        write_json(folder / META, meta | {"notes": list(notes)})
+        write_json(folder / META, meta | {"notes": list(notes), "origin": origin, "has_graphs": False})
     return open_index(path)
 
 

@@ -74,10 +74,15 @@ def read_vqa_rad(folder: Path, rules: Path = RULES) -> VqaRad:
     )
 
 
-def vqa_rad_index(folder: Path, path: Path, vocabulary: Vocabulary, side: int) -> tuple[Index, VqaRad]:
-    """Write the index. `vocabulary`: of the model that will be asked or fine-tuned."""
+def vqa_rad_index(
+    folder: Path, path: Path, vocabulary: Vocabulary, side: int, origin: str = ""
+) -> tuple[Index, VqaRad]:
+    """Write the index. `vocabulary`: of the model that will be asked or fine-tuned; `origin`: see `write_record_index`."""
     read = read_vqa_rad(folder)
-    return write_record_index(path, read.records, vocabulary, side=side, fates=read.fates, notes=[shared(read)]), read
+    index = write_record_index(
+        path, read.records, vocabulary, side=side, fates=read.fates, notes=[shared(read)], origin=origin
+    )
+    return index, read
 
 
 def _rules(path: Path) -> tuple[str, list[Rule]]:

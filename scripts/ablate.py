@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     groups = {"all": ablation.changing_ablations(loaded.config), "none": []}
     names = groups.get(args.ablation, args.ablation.split(","))
     runs = ablation.plan_runs(args.config, sets, names, range(args.seeds), args.workdir)
-    left = [one for one in runs if not one.is_done]
+    left = [one for one in runs if not one.is_done(args.split)]
     print(
         f"{len(runs)} runs of {len(names) + 1} models with {args.seeds} seed(s), {len(runs) - len(left)} of them done"
     )

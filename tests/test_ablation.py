@@ -100,7 +100,7 @@ def test_the_table_has_means_deviations_and_paired_differences(tmp_path, monkeyp
     for name, told in (("full", truth), ("concat", answers)):
         for seed in range(2):
             run = ablation.AblationRun(name, seed, tmp_path / name / str(seed), Config())
-            Predictions.of(questions, told).write(run.predictions, {})
+            Predictions.of(questions, told).write(run.predictions("validate"), {})
             runs.append(run)
     monkeypatch.setattr(ablation, "ensure_index", lambda config: index)
     table = ablation.compare(runs, "validate", samples=200, confidence=0.95)

@@ -1,12 +1,16 @@
 """What makes a score worthless is named: shared patients, studies and pictures, and answers that do not come from the image."""
 
 import numpy as np
+import torch
 
 from data.image_hashes import CLOSE, close_pairs, hash_of, image_hashes
 from data.images import encode
-from tests.evaluation_stub import make_setup
+from data.index import open_index
+from data.label_space import HEADS, Head
+from tests.evaluation_stub import StubModel, StubQuestionOnly, make_setup
 from tests.mini_index import write_mini_index
-from training.audit import audit_index, hashed_id, leaks
+from training import evaluation as evaluation_module
+from training.audit import audit_index, leaks
 from training.evaluation import evaluate
 from training.report import build_report
 
@@ -48,8 +52,10 @@ def test_nothing_is_found_where_nothing_is(tmp_path):
 
 def test_a_patient_of_both_splits_is_named_by_its_hash(tmp_path):
     found = audit_index(make_index(tmp_path / "i", [1, 2, 2, 4], [film(n) for n in range(4)]), "validate")
-    assert found["patients"] == {"n": 1, "examples": [hashed_id(2)]}
-    assert found["findings"] == ["1 patient(s) are of the split validate in training too"]
+    assert found["patients"]["n"] == 1 and len(found["patients"]["examples"][0]) == 12
+    again = audit_index(open_index(tmp_path / "i"), "validate")
+    assert again["patients"]["examples"] != found["patients"]["examples"], "an id that can be tried out is no secret"
+    assert found["findings"] == ["of the split validate, 1 patients are in training too"]
     assert "2" not in found["patients"]["examples"]
 
 
@@ -61,7 +67,7 @@ def test_the_same_picture_compressed_and_brighter_is_found(tmp_path):
     index = make_index(tmp_path / "i", [1, 2, 3, 4], [film(0), film(1), brighter, film(3)])
     found = audit_index(index, "validate")
     assert found["same_pictures"]["n"] == 1
-    assert "look the same" in found["findings"][0]
+    assert "looks the same" in found["findings"][0]
     assert (index.path / "hashes" / "dhash.npy").exists()
     np.testing.assert_array_equal(image_hashes(index), np.stack([hash_of(index.pixels[n]) for n in range(4)]))
 
@@ -98,18 +104,93 @@ def test_real_films_are_told_apart(shared_dir):
 PROVENANCE = {"split": "validate", "graph": "predicted", "synthetic": True, "confidence": 0.95}
 
 
-def test_a_model_that_reads_the_answer_elsewhere_is_named(tmp_path):
-    """It keeps its answers whatever film it is shown."""
-    setup = make_setup(tmp_path, list(range(30)))
-    evaluation = evaluate(setup.model, setup.question_only, setup.dataset, setup.train)
-    truth = {
-        head: np.where(np.eye(values.shape[1])[targets] if targets.ndim == 1 else targets, 0.9, 0.1)
-        for head, values in evaluation.answers["model"].items()
-        for targets in [evaluation.questions.targets(head)]
-    }
-    evaluation.answers |= {"model": truth, "shuffled_image": truth}
-    report = build_report(evaluation, {}, PROVENANCE, samples=300)
+class Fed(StubModel):
+    """Is fed the targets of the batch at hand, as a model is that reads the report's graph in place of its own."""
+
+    batch = None
+
+    def answer(self, features, graph, questions, question_of, image_of):
+        if self.batch is None or len(question_of) != len(self.batch.targets.binary):  # blank image, paraphrases
+            return super().answer(features, graph, questions, question_of, image_of)
+        truth = self.batch.targets
+        hot = {"category": truth.category, "region": truth.region}
+        hot |= {
+            head: torch.nn.functional.one_hot(getattr(truth, head).clamp(min=0), len(HEADS[Head(head)].classes)).float()
+            for head in ("binary", "severity")
+        }
+        return {head: 8 * value - 4 for head, value in hot.items()}, None
+
+
+class Blind(StubModel):
+    """Guesses, whatever is shown."""
+
+    def answer(self, features, graph, questions, question_of, image_of):
+        random = torch.Generator().manual_seed(int(question_of.sum()) + len(question_of))
+        guess = {
+            head.value: torch.randn(len(question_of), len(spec.classes), generator=random)
+            for head, spec in HEADS.items()
+        }
+        return guess, None
+
+
+class GuessingText(StubQuestionOnly):
+    """Knows as little."""
+
+    def forward(self, questions, question_of):
+        random = torch.Generator().manual_seed(7)
+        return {
+            head.value: torch.randn(len(question_of), len(spec.classes), generator=random)
+            for head, spec in HEADS.items()
+        }
+
+
+def report_of(setup, model, question_only, graph="predicted"):
+    evaluation = evaluate(model, question_only, setup.dataset, setup.train, graph=graph)
+    return build_report(evaluation, {}, PROVENANCE, samples=500)
+
+
+def test_a_model_that_is_fed_the_answers_is_named(tmp_path, monkeypatch):
+    setup = make_setup(tmp_path, list(range(40)))
+    model, batches = Fed(setup.model.num_entities), evaluation_module._batches
+
+    def watched(*arguments):
+        for batch in batches(*arguments):
+            model.batch = batch
+            yield batch
+
+    monkeypatch.setattr(evaluation_module, "_batches", watched)
+    report = report_of(setup, model, setup.question_only)
+    assert report["rows"]["model"]["binary"]["balanced_accuracy"] == 1
     assert any(line.startswith("binary: 100 %") for line in report["audit"]["leaks"])
+
+
+def test_a_blind_model_gains_nothing(tmp_path):
+    setup = make_setup(tmp_path, list(range(60)))
+    report = report_of(setup, Blind(setup.model.num_entities), GuessingText())
+    for group in ("binary", "severity"):
+        gain = report["gain"][group]
+        assert gain["low"] < 0 < gain["high"] and gain["p"] > 0.05, group
+    assert report["audit"]["leaks"] == []
+
+
+def test_answers_from_the_reports_graph_are_no_result(tmp_path):
+    setup = make_setup(tmp_path, list(range(20)))
+    report = report_of(setup, setup.model, setup.question_only, graph="oracle")
+    assert report["audit"]["leaks"][0].startswith("the row `model` answers from the report's graph")
+
+
+def test_the_test_split_is_compared_with_validation_too(tmp_path):
+    splits = ("train", "train", "validate", "test")
+    studies = [
+        {"split": split, "subject": subject, "questions": [("D02_has_finding", "Nodule?", n % 2, 4)]}
+        for n, (split, subject) in enumerate(zip(splits, (1, 2, 3, 3), strict=True))
+    ]
+    index = write_mini_index(tmp_path / "i", studies, side=64)
+    write_films(index, [film(n) for n in (0, 1, 2, 2)])
+    found = audit_index(index, "test")
+    assert found["patients"]["n"] == found["same_pictures"]["n"] == 1
+    assert found["findings"][0] == "of the split test, 1 patients are in training or validation too"
+    assert audit_index(index, "validate")["findings"] == []
 
 
 def test_an_honest_model_is_not(tmp_path):

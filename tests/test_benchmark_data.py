@@ -13,6 +13,7 @@ import benchmarks.build
 import benchmarks.data
 import benchmarks.infer
 import benchmarks.scale
+import benchmarks.scoring
 from benchmarks import scale_point
 from benchmarks.big_index import QUESTIONS_PER_STUDY, draw_picture, write_big_index
 from benchmarks.commands import build_parser
@@ -282,3 +283,9 @@ def test_exponents_of_growth():
 def test_an_index_that_does_not_fit_the_disk_is_not_begun(tmp_path):
     with pytest.raises(DataError, match="must stay free"):
         check_space(tmp_path, 10**15)
+
+
+def test_scoring_resamples_has_all_ways(tmp_path):
+    session = session_of(tmp_path, "score", "--questions", "2000", "--patients", "50", "--samples", "20")
+    (rows,) = tables(benchmarks.scoring.run(session), session.machine).values()
+    assert len(rows) == 3 and rows[0].startswith("scikit-learn")

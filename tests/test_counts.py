@@ -41,11 +41,10 @@ def draw(seed, head, n):
 def test_metrics_of_one_answer_are_scikit_learns(seed, head):
     predictions, targets = draw(seed, head, 60)
     found = totals(head, predictions, targets)
-    mentioned = np.union1d(targets, predictions)
     wanted = {
         "accuracy": sk.accuracy_score(targets, predictions),
         "balanced_accuracy": sk.balanced_accuracy_score(targets, predictions),
-        "macro_f1": sk.f1_score(targets, predictions, labels=mentioned, average="macro", zero_division=0),
+        "macro_f1": sk.f1_score(targets, predictions, labels=np.unique(targets), average="macro", zero_division=0),
         "mcc": sk.matthews_corrcoef(targets, predictions),
     }
     if head == Head.SEVERITY:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ from tests.mini_index import write_mini_index
 from training import evaluation_run
 from training.evaluation import ROWS, evaluate
 from training.evaluation_run import check_fits, run_evaluation
-from training.evaluation_settings import EvaluationJob, load_settings
+from training.evaluation_settings import EvaluationJob, check_folders, load_settings
+from training.report import GROUPS
 from utils.errors import CheckpointError, DataError
 
 PATIENTS = [0, 0, 1, 2, 3, 3, 4]
@@ -186,7 +188,7 @@ def test_ledger_that_cannot_be_written_shows_no_result(place, tmp_path, index_of
             run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path / "results"))
     finally:
         ledger.rmdir()
-    assert not (tmp_path / "results").exists()
+    assert not list((tmp_path / "results").iterdir())
 
 
 # Answers of another model
@@ -229,16 +231,23 @@ def test_temperatures_are_fitted_on_validation_and_used_on_test(place, tmp_path,
     file = job(place).model_path / "temperature.json"
     report, _ = run_evaluation(job(place, controls=False), settings(place, tmp_path / "validate"))
     fitted = json.loads(file.read_text())
-    assert set(fitted) == {head.value for head in HEADS}
+    assert set(fitted) == {head.value for head in HEADS} | {"model_sha256"}
     assert not any("tempered" in of for of in report["confidence"].values())
     report, _ = run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path / "test"))
-    for head, of in report["confidence"].items():
-        assert of["tempered"]["temperature"] == pytest.approx(fitted[head])
-    file.write_text("{")
-    with pytest.raises(CheckpointError, match="delete it and evaluate the validation split"):
-        run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path / "broken"))
+    for group, of in report["confidence"].items():
+        assert of["tempered"]["temperature"] == pytest.approx(fitted[GROUPS[group].value])
+    for broken in ("{", "[1]", '{"binary": "x"}'):
+        file.write_text(broken)
+        with pytest.raises(CheckpointError, match="delete it and evaluate the validation split"):
+            run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path / "broken"))
+    file.write_text(json.dumps(fitted | {"model_sha256": "another"}))
+    ledger = place / "checkpoints" / "test_ledger.jsonl"
+    with ledger.open("a") as lines:
+        lines.write('{"cut off\n')
+    report, _ = run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path / "other"))
+    assert not any("tempered" in of for of in report["confidence"].values())
     file.unlink()
-    (place / "checkpoints" / "test_ledger.jsonl").unlink()
+    ledger.unlink()
 
 
 def test_vqa_rad_goes_the_same_way(place, tmp_path):
@@ -246,11 +255,11 @@ def test_vqa_rad_goes_the_same_way(place, tmp_path):
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     entries = {"trainset": [], "testset": []}
-    for number in range(12):
+    for number in range(30):
         Image.fromarray(rng.integers(0, 255, (80, 90), dtype=np.uint8)).save(folder / "images" / f"i{number}.jpg")
         entry = {"qid": number, "image_name": f"i{number}.jpg", "image_organ": "CHEST", "answer_type": "CLOSED"}
         entry |= {"question": "Is there effusion?", "answer": ("yes", "no")[number % 2]}
-        entries["trainset" if number < 6 else "testset"].append(entry)
+        entries["trainset" if number < 24 else "testset"].append(entry)
     for name, part in entries.items():
         (folder / f"{name}.json").write_text(json.dumps(part))
     config = settings(place, tmp_path / "out")
@@ -258,10 +267,47 @@ def test_vqa_rad_goes_the_same_way(place, tmp_path):
     report, _ = run_evaluation(job(place, split="test"), config)
     assert report["provenance"]["questions"] == 6 and report["rows"]["model"]["binary"]["n"] == 6
     assert report["provenance"]["synthetic"] is False and report["rows"]["question_only"]["binary"]["n"] == 6
+    run_evaluation(job(place, split="validate", controls=False), config)
+    assert not (job(place).model_path / "temperature.json").exists(), "it would be another data set's"
+    assert report["missing_rows"]["graph_oracle"] == "the data set has no scene graphs" and report["chexpert"] == {}
+    assert report["provenance"]["dataset"] == "VQA-RAD"
+    config.data.index_dir = str(place / "index")
+    with pytest.raises(DataError, match="is not one of .*rad for this model"):
+        run_evaluation(job(place, split="test"), config)
     (place / "checkpoints" / "test_ledger.jsonl").unlink()
 
 
 # What does not fit
+
+
+def test_no_look_is_spent_where_results_cannot_be_written(place, tmp_path, index_of_the_release):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", Path("/proc/results")):
+        with pytest.raises(DataError, match="cannot write to .*--output_dir"):
+            run_evaluation(job(place, split="test", controls=False), settings(place, folder))
+    assert not (place / "checkpoints" / "test_ledger.jsonl").exists()
+
+
+def test_the_folder_above_the_model_is_named(place, tmp_path):
+    with pytest.raises(
+        CheckpointError, match=r"holds the checkpoints of a training: give .*best_model as --model_path"
+    ):
+        check_folders(EvaluationJob(job(place).model_path.parent))
+
+
+def test_a_table_of_other_patients_is_refused(place, tmp_path, index_of_the_release):
+    config = settings(place, tmp_path / "out")
+    config.evaluation.patients_table = str(tmp_path / "patients.csv")
+    (tmp_path / "patients.csv").write_text("subject_id,gender\np10000032,F\n")
+    with pytest.raises(DataError, match="none of the .* patients is in it"):
+        run_evaluation(job(place, controls=False), config)
+
+
+def test_without_controls_the_splits_are_still_compared(place, tmp_path, index_of_the_release):
+    report, path = run_evaluation(job(place, controls=False), settings(place, tmp_path / "alone"))
+    assert report["audit"]["patients"]["n"] == 0
+    text = (path.parent / "report.md").read_text()
+    assert "| blank_image |" not in text.split("## Head binary")[1]
 
 
 @pytest.mark.parametrize(
@@ -344,6 +390,7 @@ def test_print_config_and_help_do_not_load_torch(root, place):
     [
         ([], "one of --model_path and --predictions"),
         (["--predictions", "x", "--compute_attention"], "is not in its file"),
+        (["--model_path", "x", "--graph", "none", "--compute_attention"], "regions of the predicted graph only"),
         (["--model_path", "x", "--cross_dataset"], "--vqa_rad_path"),
         (["--model_path", "x", "--vqa_rad_path", "y"], "--cross_dataset"),
     ],

@@ -129,7 +129,7 @@ def test_another_type_head_or_target(made, file):
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ([0.5], "lists of another length"),
+        ([0.5], "of another length than 2"),
         ([2.0, -1.0], "are no probabilities"),
         ([0.9, 0.9], "are no probabilities"),
         ([float("nan"), 0.5], "are not numbers"),
@@ -146,3 +146,32 @@ def test_a_class_that_does_not_exist(made, file):
     given = pq.read_table(file)["prediction"].to_pylist()
     change(file, prediction=[[7], *given[1:]])
     refused(file, made[0], "binary prediction is not in 0..1")
+
+
+def test_ids_must_be_those_of_the_index(made, file):
+    table = pq.read_table(file)
+    change(file, subject_id=[value + 1 for value in table["subject_id"].to_pylist()])
+    refused(file, made[0], "rows have another subject_id than the index")
+    change(file, subject_id=table["subject_id"].to_pylist(), image_id=["zz"] * len(table))
+    refused(file, made[0], "rows have another image_id than the index")
+
+
+def test_a_folder_and_plain_numbers_are_named(made, file, tmp_path):
+    refused(tmp_path, made[0], "is a folder: name the file")
+    table = pq.read_table(file)
+    place = table.schema.get_field_index("prediction")
+    pq.write_table(table.set_column(place, "prediction", pa.array([1] * len(table))), file)
+    refused(file, made[0], "column prediction has int64, wanted are lists")
+
+
+def test_predictions_against_their_own_probabilities_are_said(made, file, caplog):
+    read_predictions(file, made[0])
+    assert not caplog.records
+    flipped = [
+        [1 - row[0]] if head == "binary" else row
+        for row, head in zip(*(pq.read_table(file)[name].to_pylist() for name in ("prediction", "head")))
+    ]
+    change(file, prediction=flipped)
+    found, _ = read_predictions(file, made[0])
+    n = len(found.predictions[Head.BINARY])
+    assert f"{n:,} of {n:,} binary predictions are not what their probabilities favour" in caplog.text

@@ -42,6 +42,18 @@ def test_bins_at_quantiles_come_near():
     assert float(average_precision(total)) == pytest.approx(average_precision_score(positive, scores), abs=5e-3)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.01])
+def test_average_precision_is_exact_with_a_bin_for_each_positive_however_rare(share):
+    rng = np.random.default_rng(2)
+    positive = rng.random(10_000) < share
+    scores = np.round(rng.normal(positive * 1.5), 2)
+    exact = average_precision_score(positive, scores)
+    total = histogram(np.zeros(10_000, int), scores, positive, 1, bins=2_000, at_positives=True).sum(0)
+    assert float(average_precision(total)) == pytest.approx(exact, abs=1e-9)
+    few = histogram(np.zeros(10_000, int), scores, positive, 1, bins=128, at_positives=True).sum(0)
+    assert len(few) <= 2 * 129 and float(average_precision(few)) == pytest.approx(exact, abs=5e-3)
+
+
 def test_without_both_classes_there_is_no_auroc():
     for positive in (np.zeros(3, bool), np.ones(3, bool)):
         total = histogram(np.zeros(3, int), np.array([0.1, 0.2, 0.3]), positive, 1).sum(0)

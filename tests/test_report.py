@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
@@ -10,13 +11,16 @@ from configs.mimic_cxr_config import DataConfig
 from data.label_space import CHEXPERT, Head
 from tests.evaluation_stub import make_setup
 from training.evaluation import ROWS, evaluate
-from training.markdown import headline_lines, interval, number, render_markdown
-from training.predictions import decide, question_fates
+from training.markdown import headline_lines, render_markdown
+from training.predictions import Predictions, decide, question_fates
 from training.report import GROUPS, build_report
+from training.report.scorer import Scorer
+from training.report.tables import interval, number
 from utils.utils import write_json
 
 PATIENTS = [0, 0, 1, 2, 2, 3, 4, 5, 6]
 PROVENANCE = {
+    "dataset": "look-alike release",
     "split": "validate",
     "graph": "predicted",
     "synthetic": True,
@@ -156,7 +160,9 @@ def test_markdown_says_what_data_first_and_marks_rows(made):
     assert "no clinical meaning" in banner
     assert "graph_oracle (not deployable)" in text
     assert "graph_none (swapped at test)" in text and "graph_shuffled (swapped at test)" in text
-    real = render_markdown(made.report | {"provenance": PROVENANCE | {"synthetic": False}})
+    real = render_markdown(
+        made.report | {"provenance": PROVENANCE | {"synthetic": False, "dataset": "MIMIC-Ext-CXR-QBA"}}
+    )
     assert "clinical" not in real and "look-alike" not in real
 
 
@@ -199,3 +205,28 @@ def test_numbers_for_people():
     assert interval({"value": 0.25, "low": -0.1, "high": 0.5}) == "+0.250 [-0.100, +0.500]"
     assert interval({"value": None, "low": None, "high": None}) == "n/a"
     assert interval({"value": 0.25, "low": None, "high": None}) == "+0.250 [n/a]"
+
+
+def test_intervals_of_rare_classes_hold_their_own_value():
+    """With few positives of a class, bins at quantiles of all scores would put these into one."""
+    rng = np.random.default_rng(3)
+    n, classes = 3_000, 14
+    targets = (rng.random((n, classes)) < 0.01).astype(np.int8)
+    scores = 1 / (1 + np.exp(-(rng.normal(size=(n, classes)) + 3 * targets - 2)))
+
+    class Questions:
+        patient = study = np.arange(n) // 5
+
+        def of(self, head):
+            return np.arange(n if head == Head.CATEGORY else 0)
+
+        def targets(self, head):
+            return targets if head == Head.CATEGORY else np.zeros(0, int)
+
+    questions = Questions()
+    answered = Predictions(questions, {Head.CATEGORY: scores}, {Head.CATEGORY: (scores > 0.5).astype(int)})
+    scorer = Scorer(questions, samples=300, confidence=0.95, seed=0)
+    scored = scorer.score(answered, Head.CATEGORY, ranks=True)
+    for metric in scored.drawn:
+        one = scorer.interval(scored, metric)
+        assert one.low < one.value < one.high, metric

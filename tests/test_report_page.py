@@ -19,6 +19,7 @@ from training.report.html import render_html
 from training.report.pictures import pictures
 
 PROVENANCE = {
+    "dataset": "look-alike release",
     "split": "validate",
     "graph": "predicted",
     "synthetic": True,

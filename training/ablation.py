@@ -27,8 +27,7 @@ from training.evaluation_run import question_set
 from training.loss import MultiTaskLoss
 from training.metrics import HEADLINE
 from training.predictions import read_predictions
-from training.report import GROUPS
-from training.report.build import members_of
+from training.report.groups import GROUPS, members_of
 from training.report.scorer import Scored, Scorer
 from training.run import prepare
 from training.step import OptimizerStep
@@ -58,13 +57,22 @@ class AblationRun:
     folder: Path
     config: Config
 
-    @property
-    def predictions(self) -> Path:
-        return self.folder / "results" / "predictions.parquet"
+    def results(self, split: str) -> Path:
+        return self.folder / f"results-{split}"
+
+    def predictions(self, split: str) -> Path:
+        return self.results(split) / "predictions.parquet"
+
+    def is_done(self, split: str) -> bool:
+        return (self.results(split) / "report.json").exists()  # the last file that an evaluation writes
 
     @property
-    def is_done(self) -> bool:
-        return (self.folder / "results" / "report.json").exists()  # the last file that an evaluation writes
+    def model(self) -> Path:
+        return self.folder / "checkpoints" / "best_model"
+
+    @property
+    def is_trained(self) -> bool:
+        return (self.model / "question_only").exists()  # the last thing that a training writes
 
 
 def known_ablations() -> list[str]:
@@ -89,7 +97,6 @@ def plan_runs(
         for seed in seeds:
             folder = workdir / name / f"seed-{seed}"
             own = [f"training.seed={seed}", f"training.output_dir={folder / 'checkpoints'}"]
-            own.append(f"evaluation.output_dir={folder / 'results'}")
             config = load_config(base, [*sets, *deltas, *own]).config
             if name in known_ablations() and name not in changing_ablations(config):
                 raise ConfigError(
@@ -117,11 +124,11 @@ def _write_settings(run: AblationRun) -> None:
 
 
 def estimate(runs: Sequence[AblationRun]) -> float:
-    """Seconds that the trainings which are not done may take on this machine, by steps of the full model measured here.
+    """Seconds that the trainings which are not done may take on this machine, by steps measured with the first of them.
 
     Early stopping may end them sooner; evaluations come on top.
     """
-    left = [run for run in runs if not run.is_done]
+    left = [run for run in runs if not run.is_trained]
     if not left:
         return 0.0
     job = prepare(left[0].config)
@@ -143,12 +150,11 @@ def _windows(job, number: int):
 
 def carry_out(run: AblationRun, split: str) -> None:
     """Train, or go on training, and evaluate. UserError when a program fails."""
-    model = run.folder / "checkpoints" / "best_model"
-    if not (model / "question_only").exists():  # the last thing that a training writes
+    if not run.is_trained:
         _call("train_mimic_cxr.py", "--config", run.folder / "config.yaml", "--resume", "auto", "--no_auto")
     graph = "none" if run.ablation in READ_NO_GRAPH else "predicted"
-    options = ["--model_path", model, "--split", split, "--controls", "none", "--graph", graph]
-    _call("evaluate.py", *options, "--output_dir", run.folder / "results")
+    options = ["--model_path", run.model, "--split", split, "--controls", "none", "--graph", graph]
+    _call("evaluate.py", *options, "--output_dir", run.results(split))
 
 
 def _call(program: str, *arguments: object) -> None:
@@ -168,7 +174,7 @@ def compare(runs: Sequence[AblationRun], split: str, samples: int, confidence: f
     scorer = Scorer(questions, samples=samples, confidence=confidence, seed=0)
     scored: dict[str, list[dict[str, Scored | None]]] = {}
     for run in runs:
-        answered, _ = read_predictions(run.predictions, questions)
+        answered, _ = read_predictions(run.predictions(split), questions)
         of_groups = {name: scorer.score(answered, head, members_of(questions, name)) for name, head in GROUPS.items()}
         scored.setdefault(run.ablation, []).append(of_groups)
     return {

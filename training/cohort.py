@@ -13,6 +13,9 @@ from data.label_space import CHEXPERT
 from data.release import find_release
 from training.predictions import QuestionSet
 from utils.errors import DataError
+from utils.utils import get_logger
+
+log = get_logger(__name__)
 
 SEX_COLUMNS, AGE_COLUMNS = ("sex", "gender"), ("age", "anchor_age")
 AGE_LIMITS = (0, 40, 60, 80)
@@ -56,6 +59,14 @@ def patient_strata(table: str, questions: QuestionSet) -> dict[str, np.ndarray]:
     of_patient = (
         frame.drop_duplicates(columns["subject_id"]).set_index(columns["subject_id"]).reindex(questions.patient)
     )
+    known = frame[columns["subject_id"]].isin(questions.patient.tolist()).sum()
+    patients = len(np.unique(questions.patient))
+    if not known:
+        raise DataError(
+            f"evaluation.patients_table {table}: none of the {patients:,} patients is in it; subject_id must be a number "
+            "as in MIMIC, such as 10000032"
+        )
+    log.info("%s: %s of %s patients", table, f"{known:,}", f"{patients:,}")
     strata = {}
     if sex:
         strata["sex"] = of_patient[sex].fillna("").astype(str).str.strip().str.upper().str[:1].to_numpy(dtype=str)

@@ -51,6 +51,7 @@ PARAPHRASES: dict[str, Callable[[str], str]] = {
 OWN, OTHER = "own", "other"
 TEXTS_PER_BATCH = 256
 NO_SWAP = "one patient has more than half of the images: they cannot be swapped between patients"
+NO_GRAPHS = "the data set has no scene graphs"
 NOT_ASKED = "not computed: --controls none"
 FROM_FILE = "not computed: the answers came from a file, and this row needs a model (--model_path)"
 
@@ -129,12 +130,19 @@ def evaluate(
         raise DataError(f"--graph shuffled: {NO_SWAP}")
     model.eval()
     rows = {"model": (OWN, graph)}
+    has_graphs = dataset.index.meta.get("has_graphs", True)
+    if graph == "oracle" and not has_graphs:
+        raise DataError(f"--graph oracle: {NO_GRAPHS}")
     if train is None or question_only is None:
         missing = dict.fromkeys(ROWS[1:], NOT_ASKED)
     else:
-        rows |= {"graph_none": (OWN, "none"), "graph_oracle": (OWN, "oracle")}
+        rows["graph_none"] = (OWN, "none")
+        if has_graphs:
+            rows["graph_oracle"] = (OWN, "oracle")
+        else:
+            missing["graph_oracle"] = NO_GRAPHS
         if partner is None:
-            missing = dict.fromkeys(("shuffled_image", "graph_shuffled"), NO_SWAP)
+            missing |= dict.fromkeys(("shuffled_image", "graph_shuffled"), NO_SWAP)
         else:
             rows |= {"graph_shuffled": (OWN, "shuffled"), "shuffled_image": (OTHER, "shuffled")}
         answers |= _text_rows(model, question_only, dataset, train, questions)

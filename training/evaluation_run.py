@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -38,6 +39,7 @@ from training.report.pictures import pictures
 from training.scoring.confidence import fit_temperature
 from utils.allocator import keep_freed_memory
 from utils.errors import CheckpointError, DataError
+from utils.hardware_utils import detect
 from utils.utils import get_logger, write_atomic, write_json, writing_to
 from utils.version import commit
 
@@ -66,6 +68,8 @@ class LoadedModel:
     question_only: QuestionOnly | None
     sha256: str
     """of the weights file, hex"""
+    knows_vqa_rad: bool
+    """trained on VQA-RAD last, not on MIMIC-CXR"""
 
 
 def load_model(job: EvaluationJob) -> LoadedModel:
@@ -75,7 +79,7 @@ def load_model(job: EvaluationJob) -> LoadedModel:
         CheckpointError: a folder is missing or damaged, or model and control do not read the same word pieces.
     """
     check_folders(job)
-    model, tokenizer, _, vocabulary = SSGVQA.from_pretrained(job.model_path)
+    model, tokenizer, trained, vocabulary = SSGVQA.from_pretrained(job.model_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         keep_freed_memory()
@@ -89,7 +93,8 @@ def load_model(job: EvaluationJob) -> LoadedModel:
             )
         question_only.to(device)
     weights = _sha256(job.model_path / "model.safetensors")
-    return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights)
+    on_vqa_rad = bool(trained.data.vqa_rad_path)
+    return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights, on_vqa_rad)
 
 
 def check_fits(index: Index, vocabulary: Vocabulary, model_path: Path) -> None:
@@ -116,6 +121,7 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
     Returns:
         the report, and the path of report.json.
     """
+    require_writable(Path(config.evaluation.output_dir))
     model = load_model(job) if job.model_path else None
     index = vqa_rad(config, job.model_path) if config.data.vqa_rad_path else ensure_index(config)
     if model:
@@ -124,7 +130,8 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
         log.warning("%s", SYNTHETIC_NOTICE)
     evaluation = _from_file(job, config, index, model) if job.predictions else _from_model(job, config, index, model)
     other = read_predictions(job.compare, evaluation.questions)[0] if job.compare else None
-    temperatures = _temperatures(job, evaluation)
+    is_own = model is not None and model.knows_vqa_rad == bool(config.data.vqa_rad_path)
+    temperatures = _temperatures(job, evaluation, is_own, model.sha256 if model else "")
     report = build_report(
         evaluation,
         question_fates(index, job.split, config.data),
@@ -137,12 +144,25 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
             temperatures=temperatures,
             strata=patient_strata(config.evaluation.patients_table, evaluation.questions),
             other=other,
-            audit=audit_index(index, job.split) if job.controls else {},
+            audit=audit_index(index, job.split),
+            settings=to_dict(config),
         ),
     )
     if job.split == "test":
         record_test(job, report)
     return report, _write(Path(config.evaluation.output_dir), report, evaluation, job.pictures)
+
+
+def require_writable(folder: Path) -> None:
+    """DataError where results could not be written, before anything is computed and a look at the test split is spent."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"cannot write to {folder} ({error.strerror or error}); name another folder with --output_dir"
+        ) from error
 
 
 def _from_model(job: EvaluationJob, config: Config, index: Index, model: LoadedModel) -> Evaluation:
@@ -168,29 +188,38 @@ def _from_file(job: EvaluationJob, config: Config, index: Index, model: LoadedMo
     )
 
 
-def _temperatures(job: EvaluationJob, evaluation: Evaluation) -> dict[Head, float]:
-    """Fitted where the validation split is evaluated, and kept beside the model; used on the test split only."""
+def _temperatures(job: EvaluationJob, evaluation: Evaluation, is_own: bool, sha256: str) -> dict[Head, float]:
+    """Fitted where the validation split of the model's own data set is evaluated, and kept beside the model; used on test
+    splits only."""
     if job.model_path is None or job.predictions or job.graph != "predicted":
         return {}
     path = job.model_path / TEMPERATURES
+    if job.split == "validate" and not is_own:
+        return {}
     if job.split == "validate":
         answers = evaluation.answers["model"]
         fitted = {head: fit_temperature(head, answers[head], evaluation.questions.targets(head)) for head in HEADS}
+        if None in fitted.values() and path.exists():
+            log.warning("%s stays as it is: not all heads have questions here", path)
+            return {}
         try:
-            write_json(path, {head.value: value for head, value in fitted.items()})
+            write_json(path, {head.value: value for head, value in fitted.items()} | {"model_sha256": sha256})
         except OSError as error:
             log.warning("temperatures are not kept for the test split: %s cannot be written (%s)", path, error)
         return {}
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["model_sha256"] != sha256:
+            log.warning("%s was fitted for other weights and is not used: evaluate the validation split first", path)
+            return {}
+        return {head: float(stored[head.value]) for head in HEADS if stored.get(head.value)}
     except FileNotFoundError:
         log.warning("no %s: evaluate the validation split first to have calibrated confidence on the test split", path)
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}): delete it and evaluate the validation split"
         ) from error
-    return {head: float(stored[head.value]) for head in HEADS if stored.get(head.value)}
 
 
 def question_set(index: Index, split: str, data: DataConfig) -> QuestionSet:
@@ -237,6 +266,7 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, ev
     questions = evaluation.questions
     index = questions.index
     return {
+        "dataset": dataset_of(config, index),
         "model": str(job.predictions or job.model_path),
         "model_sha256": _sha256(job.predictions) if job.predictions else model.sha256,
         "index_fingerprint": index.fingerprint,
@@ -246,7 +276,7 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, ev
         "credentialed": bool(index.meta["credentialed"]),
         "split": job.split,
         "graph": evaluation.graph,
-        "quality_grade": config.data.quality_grade,
+        "quality_grade": "" if config.data.vqa_rad_path else config.data.quality_grade,
         "questions": len(questions),
         "studies": len(np.unique(questions.study)),
         "patients": len(np.unique(questions.patient)),
@@ -255,11 +285,26 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, ev
         "config_sha256": _settings_sha256(config),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": str(next(model.model.parameters()).device) if model else "",
+        "hardware": hardware(),
         "commit": commit(),
         "wall_seconds": round(evaluation.seconds, 2),
         "questions_per_second": round(len(questions) / evaluation.seconds, 1),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }
+
+
+def dataset_of(config: Config, index: Index) -> str:
+    """The name of the data set that was evaluated."""
+    if config.data.vqa_rad_path:
+        return "VQA-RAD"
+    return "look-alike release" if index.is_synthetic else "MIMIC-Ext-CXR-QBA"
+
+
+def hardware() -> str:
+    """The machine, in a line."""
+    found = detect()
+    cards = f"{len(found.gpus)} x {found.gpus[0].name}, " if found.gpus else ""
+    return f"{cards}{found.cpus} CPUs ({platform.machine()}), {found.memory_gib:.0f} GiB"
 
 
 def _settings_sha256(config: Config) -> str:
@@ -281,7 +326,7 @@ def record_test(job: EvaluationJob, report: dict) -> None:
     """
     path = (job.model_path or job.predictions).resolve().parent / LEDGER
     source = report["provenance"]
-    keys = ("date", "model_sha256", "index_fingerprint", "graph", "config_sha256", "seed", "questions")
+    keys = ("date", "dataset", "model_sha256", "index_fingerprint", "graph", "config_sha256", "seed", "questions")
     line = (
         {"model": (job.predictions or job.model_path).name}
         | {key: source[key] for key in keys}
@@ -297,7 +342,16 @@ def record_test(job: EvaluationJob, report: dict) -> None:
             f"cannot write {path} ({error.strerror or error}): every look at the test split is recorded there; "
             "make the folder writable or copy the model folder to one that is"
         ) from error
-    log.warning("the test split has now been evaluated %d time(s): see %s", len(path.read_text().splitlines()), path)
+    looks = sum(_dataset(line) == source["dataset"] for line in path.read_text(encoding="utf-8").splitlines())
+    log.warning("the test split of %s has now been evaluated %d time(s): see %s", source["dataset"], looks, path)
+
+
+def _dataset(line: str) -> str:
+    """Of a line of the ledger; a damaged one counts for none."""
+    try:
+        return json.loads(line)["dataset"]
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _sha256(path: Path) -> str:

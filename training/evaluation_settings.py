@@ -14,6 +14,7 @@ from configs.mimic_cxr_config import Config, LoadedConfig, config_from_args, loa
 from utils.errors import CheckpointError
 
 QUESTION_ONLY = "question_only"
+BEST = "best_model"
 FLAGS = {"output_dir": "evaluation.output_dir", "vqa_rad_path": "data.vqa_rad_path"}
 
 
@@ -50,6 +51,8 @@ def check_folders(job: EvaluationJob) -> None:
         return
     if not folder.is_dir():
         raise CheckpointError(f"no model folder {folder}: train one with train_mimic_cxr.py or correct --model_path")
+    if (folder / BEST / "config.yaml").is_file():
+        raise CheckpointError(f"{folder} holds the checkpoints of a training: give {folder / BEST} as --model_path")
     if not (folder / "config.yaml").is_file():
         raise CheckpointError(
             f"{folder} is no model folder (config.yaml is missing): give the best_model folder as --model_path"

@@ -14,7 +14,7 @@ from data.index.origin import CACHE
 from data.index.store import META
 from data.vqa_rad import RULES, describe, vqa_rad_index
 from models.model_folder import read_vocabulary
-from utils.errors import ConfigError
+from utils.errors import ConfigError, DataError
 from utils.utils import get_logger
 
 log = get_logger(__name__)
@@ -23,7 +23,7 @@ log = get_logger(__name__)
 def vqa_rad(config: Config, model: Path | str | None) -> Index:
     """The index of `data.vqa_rad_path` for a model's vocabulary; written at the first call.
 
-    ConfigError without a model. DataError: the folder is not VQA-RAD.
+    ConfigError without a model. DataError: the folder is not VQA-RAD, or `data.index_dir` holds another index.
     """
     if not model:
         raise ConfigError(
@@ -32,14 +32,19 @@ def vqa_rad(config: Config, model: Path | str | None) -> Index:
     folder, vocabulary = Path(config.data.vqa_rad_path), read_vocabulary(model)
     side = config.data.image_store_size or config.data.image_size
     identity = [str(folder.resolve()), side, label_space.checksum(), vocabulary.as_json(), RULES.read_text()]
-    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    path = Path(config.data.index_dir) if config.data.index_dir else CACHE / f"vqa-rad-{name}"
+    origin = f"vqa-rad-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}"
+    path = Path(config.data.index_dir) if config.data.index_dir else CACHE / origin
     if os.path.exists(path / META):
         index = open_index(path)
+        if index.meta.get("origin") != origin:
+            raise DataError(
+                f"the index in {path} is not one of {folder} for this model: name another folder with data.index_dir, or "
+                "leave it empty"
+            )
         for note in index.meta.get("notes", ()):
             log.warning("%s", note)
         return index
-    index, read = vqa_rad_index(folder, path, vocabulary, side)
+    index, read = vqa_rad_index(folder, path, vocabulary, side, origin)
     for line in describe(read):
         log.info("%s", line)
     return index

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from data.label_space import HEADS, Head
 from data.summary import SYNTHETIC_NOTICE
 from training.evaluation import ROWS
 from training.metrics import HEADLINE
 from training.report import BASELINE, GROUPS
+from training.report.tables import (
+    all_metrics,
+    differences,
+    interval,
+    labels,
+    least_p,
+    number,
+    positives,
+    scores_of,
+    short,
+    shown_rows,
+)
 
 REMARKS: dict[str, str] = {
     "model": "answers from the scene graph it predicts from the image",
@@ -21,57 +34,25 @@ REMARKS: dict[str, str] = {
 }
 """What each row is. For multi-label heads the majority is every class that at least half of the answers have."""
 
-_SHORT = {
-    "balanced_accuracy": "balanced accuracy",
-    "micro_f1": "micro-F1",
-    "macro_f1": "macro-F1",
-    "mean_average_precision": "mAP",
-    "exact_match": "exact match",
-    "mcc": "MCC",
-    "auroc": "AUROC",
-    "macro_classes": "classes",
-    "average_precision": "AP",
-    "quadratic_kappa": "quadratic kappa",
-    "mae": "MAE",
-    "micro_precision": "micro-precision",
-    "micro_recall": "micro-recall",
-    "n_pos": "positive",
-    "n_neg": "negative",
-}
-
-
-def short(metric: str) -> str:
-    """A metric's name for people."""
-    return _SHORT.get(metric, metric.replace("_", " "))
-
-
-def number(value: float | None) -> str:
-    """`0.812`, `1,234` or `n/a`."""
-    if value is None:
-        return "n/a"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-
-
-def interval(gain: dict) -> str:
-    """`+0.312 [0.280, 0.341]`"""
-    if gain["value"] is None:
-        return "n/a"
-    bounds = f" [{gain['low']:+.3f}, {gain['high']:+.3f}]" if gain["low"] is not None else " [n/a]"
-    return f"{gain['value']:+.3f}{bounds}"
-
 
 def headline_lines(report: dict) -> list[str]:
     """The headline table as aligned text: a line a row, a column a head, and the gain below."""
     metrics = [short(HEADLINE[head]) for head in GROUPS.values()]
     body = [["", *GROUPS], ["metric", *metrics]]
     body.append(["questions", *(number(report["rows"]["model"][name]["n"]) for name in GROUPS)])
-    for row in ROWS:
+    for row in shown_rows(report):
         values = (report["rows"][row][name][HEADLINE[head]] for name, head in GROUPS.items())
         body.append([row_label(report, row), *(number(value) for value in values)])
+    if BASELINE in report["missing_rows"]:
+        return _aligned(body)
     gains = [report["gain"][name] for name in GROUPS]
     body.append([f"gain over {BASELINE}", *(interval(gain).split(" [")[0] for gain in gains)])
     percent = f"{100 * report['provenance']['confidence']:g} % interval"
     body.append([percent, *(("[" + text[1]) if len(text := interval(g).split(" [")) > 1 else "n/a" for g in gains)])
+    return _aligned(body)
+
+
+def _aligned(body: list[list[str]]) -> list[str]:
     widths = [max(len(line[i]) for line in body) for i in range(len(body[0]))]
     return [
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
@@ -93,10 +74,9 @@ def row_label(report: dict, row: str) -> str:
 def render_markdown(report: dict) -> str:
     """`report.md`: the same numbers as `report.json`, in tables; the first line says what data."""
     source = report["provenance"]
-    kind = "look-alike release" if source["synthetic"] else "release"
     title = (
         f"# {source['questions']:,} questions of {source['patients']:,} patients, split `{source['split']}`, "
-        f"{kind}, index `{source['index_fingerprint']}`"
+        f"{source['dataset']}, index `{source['index_fingerprint']}`"
     )
     sections = [title]
     if source["synthetic"]:
@@ -105,8 +85,20 @@ def render_markdown(report: dict) -> str:
         "## Headline\n\n" + _headline_table(report),
         "## Rows\n\n" + _table(["row", "what it is"], [[row_label(report, row), _remark(report, row)] for row in ROWS]),
         *(f"## Head {name}\n\n" + _head_table(report, name) for name in GROUPS),
-        "## Question types\n\n" + _type_table(report),
-        *(["## CheXpert labels, from the image alone\n\n" + _chexpert_table(report)] if report["chexpert"] else []),
+        "## The model and every other row\n\n" + _table(*differences(report)),
+        "## Question types\n\n" + _gain_table(report) + "\n\n" + _type_table(report),
+        *("All metrics of the model\n\n" + _table(*table) for table in all_metrics(_of_types(report), "type")),
+        *(
+            f"## Classes of {head}\n\n" + _class_table(classes)
+            for head, classes in report["classes"].items()
+            if any(of["n_pos"] for of in classes.values())
+        ),
+        *(f"## Confusion of {head}\n\n" + _confusion_table(head, found) for head, found in report["confusion"].items()),
+        *(
+            f"## CheXpert labels, from the image alone, against {whose}\n\n" + _chexpert_table(report[key])
+            for key, whose in (("chexpert", "the labeller's"), ("chexpert_radiologist", "a radiologist's"))
+            if report[key]
+        ),
         "## Confidence\n\n" + _confidence_table(report),
         *(["## Where it looks\n\n" + _grounding_table(report)] if report["grounding"] else []),
         *(
@@ -114,9 +106,12 @@ def render_markdown(report: dict) -> str:
             for name, key in (("finding", "findings"), ("region", "regions"))
             if report[key]
         ),
+        *(f"## By {name}\n\n" + _group_table(name, values) for name, values in report["strata"].items()),
         "## Consistency\n\n" + _consistency_table(report),
+        *(["### Same answer when asked otherwise\n\n" + _paraphrase_table(report)] if report["paraphrases"] else []),
         *(["## Compared with another model\n\n" + _compare_table(report)] if report["compare"] else []),
         "## Audit\n\n" + _audit_lines(report),
+        "## Surest errors\n\n" + _worst_table(report),
         "## Every question of the split by its fate\n\n" + _counts_table(report),
         "## Provenance\n\n" + _table(["what", "value"], [[k, f"`{v}`"] for k, v in source.items()]),
     ]
@@ -134,7 +129,7 @@ def _headline_table(report: dict) -> str:
     header = ["row", *(f"{name} ({short(HEADLINE[head])})" for name, head in GROUPS.items())]
     body = [
         [row_label(report, row), *(number(report["rows"][row][name][HEADLINE[head]]) for name, head in GROUPS.items())]
-        for row in ROWS
+        for row in shown_rows(report)
     ]
     body.append([f"**gain of model over {BASELINE}**", *(interval(report["gain"][name]) for name in GROUPS)])
     percent = f"{100 * report['provenance']['confidence']:g} %"
@@ -148,7 +143,9 @@ def _headline_table(report: dict) -> str:
 
 def _head_table(report: dict, name: str) -> str:
     metrics = list(report["rows"]["model"][name])
-    body = [[row_label(report, row), *(number(report["rows"][row][name][m]) for m in metrics)] for row in ROWS]
+    body = [
+        [row_label(report, row), *(number(report["rows"][row][name][m]) for m in metrics)] for row in shown_rows(report)
+    ]
     own = report["interval"][name]
     bounds = "n/a" if own["low"] is None else f"{own['low']:.3f} to {own['high']:.3f}"
     note = (
@@ -158,20 +155,73 @@ def _head_table(report: dict, name: str) -> str:
     return _table(["row", *(short(m) for m in metrics)], body) + note
 
 
-def _type_table(report: dict) -> str:
+def _gain_table(report: dict) -> str:
     body = []
-    for kind, rows in report["by_type"].items():
-        metric = "micro_f1" if "micro_f1" in rows["model"] else "balanced_accuracy"
-        body.append([kind, number(rows["model"]["n"]), short(metric), *(number(rows[row][metric]) for row in ROWS)])
-    return _table(["type", "n", "metric", *ROWS], body)
+    for kind, gain in report["type_gain"].items():
+        scores, own = report["by_type"][kind]["model"], gain["model"]
+        bounds = "n/a" if own["low"] is None else f"{own['low']:.3f} to {own['high']:.3f}"
+        body.append([kind, *(number(scores[size]) for size in ("n", "studies", "patients")), short(gain["metric"])])
+        body[-1] += [number(own["value"]), bounds, interval(gain), number(gain.get("p_holm"))]
+    return (
+        _table(
+            [
+                "type",
+                "questions",
+                "studies",
+                "patients",
+                "metric",
+                "model",
+                "interval",
+                f"gain over {BASELINE}",
+                "p (Holm)",
+            ],
+            body,
+        )
+        + f"\n\np: {least_p(report)}."
+    )
 
 
-def _chexpert_table(report: dict) -> str:
-    body = [
-        [label, number(v["auroc"]), number(v["n_pos"]), number(v["n_neg"])] for label, v in report["chexpert"].items()
-    ]
-    body.append(["mean of the defined", number(report["headline"]["chexpert_mean_auroc"]), "", ""])
-    return _table(["label", "AUROC", "positive", "negative"], body)
+def _of_types(report: dict) -> dict[str, dict]:
+    return {kind: rows["model"] for kind, rows in report["by_type"].items()}
+
+
+def _type_table(report: dict) -> str:
+    rows = shown_rows(report)
+    body = []
+    for kind, scores in report["by_type"].items():
+        metric = report["type_gain"][kind]["metric"]
+        body.append([kind, short(metric), *(number(scores[row][metric]) for row in rows)])
+    return _table(["type", "metric", *rows], body)
+
+
+def _class_table(classes: dict[str, dict]) -> str:
+    metrics = list(next(iter(classes.values())))
+    body = [[name, *(positives(of, metric) for metric in metrics)] for name, of in classes.items()]
+    return _table(["class", *(short(metric) for metric in metrics)], body)
+
+
+def _confusion_table(head: str, counts: list[list[int]]) -> str:
+    classes = HEADS[Head(head)].classes
+    body = [[name, *map(number, line)] for name, line in zip(classes, counts, strict=True)]
+    return _table(["truth, and what was answered", *classes], body)
+
+
+def _paraphrase_table(report: dict) -> str:
+    heads = list(next(iter(report["paraphrases"].values())))
+    body = [[name, *(number(of.get(head)) for head in heads)] for name, of in report["paraphrases"].items()]
+    return _table(["asked", *heads], body)
+
+
+def _worst_table(report: dict) -> str:
+    columns = ["row", "study", "type", "distance", "said", "truth"]
+    return _table(
+        columns, [[number(e[c]) if c == "distance" else str(e[c]) for c in columns] for e in report["worst_errors"]]
+    )
+
+
+def _chexpert_table(found: dict[str, dict]) -> str:
+    mean, table = labels(found)
+    return f"{mean}\n\n{_table(*table)}"
 
 
 def _confidence_table(report: dict) -> str:
@@ -188,8 +238,12 @@ def _confidence_table(report: dict) -> str:
 def _grounding_table(report: dict) -> str:
     found = report["grounding"]["questions"]
     metrics = [metric for metric in found["all"] if metric != "n"]
-    body = [[name, number(of["n"]), *(number(of[metric]["value"]) for metric in metrics)] for name, of in found.items()]
+    body = [[name, number(of["n"]), *(_bounds(of[metric]) for metric in metrics)] for name, of in found.items()]
     return _table(["questions", "n", *(metric.replace("_", " ") for metric in metrics)], body)
+
+
+def _bounds(one: dict) -> str:
+    return number(one["value"]) + (f" [{one['low']:.3f}, {one['high']:.3f}]" if one["low"] is not None else "")
 
 
 def _group_table(name: str, values: dict[str, dict[str, dict]]) -> str:
@@ -202,7 +256,7 @@ def _group_table(name: str, values: dict[str, dict[str, dict]]) -> str:
         if "withheld" not in of
     ]
     header = [name, "head", "questions", "studies", "patients", "metric", "model", f"gain over {BASELINE}"]
-    return _table(header, body)
+    return "\n\n".join([_table(header, body), *(_table(*table) for table in all_metrics(scores_of(values), name))])
 
 
 def _consistency_table(report: dict) -> str:
@@ -226,7 +280,11 @@ def _audit_lines(report: dict) -> str:
     audit = report["audit"]
     found = [*audit.get("findings", ()), *audit["leaks"]]
     if not found:
-        found = ["nothing found" if audit.get("patients") else "splits were not compared (--controls none)"]
+        found = ["nothing found"]
+    found += [
+        f"{names['n']:,} names of the kind {kind} stand in no table ({names['per_question']:.4f} a question of the release)"
+        for kind, names in audit.get("unknown_names", {}).items()
+    ]
     return "\n".join(f"- {line}" for line in found)
 
 

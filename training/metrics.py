@@ -23,11 +23,12 @@ def score_head(head: Head, probabilities: np.ndarray | None, predictions: np.nda
         probabilities: (n, C) in [0, 1]; None: not known, and what ranks by them is undefined.
         predictions, targets: (n,) class numbers for binary and severity, (n, C) multi-hot for category and region.
     Returns:
-        binary, severity: n, accuracy, balanced_accuracy (mean recall of the classes that occur; None when fewer than two
-        do), macro_f1 (over classes that occur in targets or predictions), mcc; binary also precision, recall and F1 of
+        n, and macro_classes: how many classes occur, over which means are taken.
+        binary, severity: accuracy, balanced_accuracy (mean recall of the classes that occur; None when fewer than two
+        do), macro_f1 (over the classes that occur), mcc; binary also precision, recall and F1 of
         `yes` and of `no`, auroc, average_precision; severity also quadratic_kappa and mae (in grades).
-        category, region: n, micro_f1, micro_precision, micro_recall, macro_f1 and mean_average_precision (both over the
-        `macro_classes` classes that occur), jaccard, exact_match.
+        category, region: micro_f1, micro_precision, micro_recall, macro_f1 and mean_average_precision (both over the classes
+        that occur), jaccard, exact_match.
     Raises:
         ValueError: a probability is NaN.
     """
@@ -39,6 +40,7 @@ def score_head(head: Head, probabilities: np.ndarray | None, predictions: np.nda
     values = counted.metrics(counted.counts.sum(0))
     return (
         {"n": len(targets)}
+        | {"macro_classes": counted.occurring}
         | {name: known(value) for name, value in values.items()}
         | ranked(head, probabilities, targets)
     )
@@ -62,7 +64,7 @@ def ranked(head: Head, probabilities: np.ndarray | None, targets: np.ndarray) ->
 
 def _mean_average_precision(probabilities: np.ndarray | None, targets: np.ndarray) -> Scores:
     occurring = np.flatnonzero(np.asarray(targets).any(0)) if len(targets) else []
-    scores: Scores = {"mean_average_precision": None, "macro_classes": len(occurring)}
+    scores: Scores = {"mean_average_precision": None}
     if probabilities is not None and len(occurring):
         from sklearn.metrics import average_precision_score
 

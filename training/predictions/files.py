@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.label_space import HEAD_INDEX, HEADS, QUESTION_TYPES, TYPE_INDEX, Head
-from training.predictions.questions import Answers, QuestionSet, decide
+from training.predictions.questions import THRESHOLD, Answers, QuestionSet, decide
 from utils.errors import DataError
-from utils.utils import write_atomic
+from utils.utils import get_logger, write_atomic
+
+log = get_logger(__name__)
 
 SCHEMA = pa.schema(
     {
@@ -108,8 +110,8 @@ def read_predictions(path: Path, questions: QuestionSet) -> tuple[Predictions, d
     for head, spec in HEADS.items():
         own = place[questions.of(head)]
         width = len(spec.classes)
-        values = _matrix(path, table["probabilities"], own, width, head)
-        chosen = _matrix(path, table["prediction"], own, width if spec.multi_label else 1, head)
+        values = _matrix(path, table, "probabilities", own, width, head)
+        chosen = _matrix(path, table, "prediction", own, width if spec.multi_label else 1, head)
         found[head] = None if values is None else _checked(path, head, values)
         if chosen is None:
             raise DataError(f"{path}: {head.value} questions have no prediction")
@@ -117,11 +119,30 @@ def read_predictions(path: Path, questions: QuestionSet) -> tuple[Predictions, d
         if len(chosen) and not (chosen.min() >= 0 and chosen.max() <= most):
             raise DataError(f"{path}: a {head.value} prediction is not in 0..{most}")
         predicted[head] = chosen.astype(np.int8) if spec.multi_label else chosen[:, 0].astype(np.int64)
+        _warn_of_contradictions(path, head, found[head], predicted[head])
     metadata = {key.decode(): value.decode(errors="replace") for key, value in (table.schema.metadata or {}).items()}
     return Predictions(questions, found, predicted), metadata
 
 
+def _warn_of_contradictions(path: Path, head: Head, probabilities: np.ndarray | None, predictions: np.ndarray) -> None:
+    """A model may decide in its own way, but a file whose columns belong to two models should not pass silently."""
+    if probabilities is None:
+        return
+    if HEADS[head].multi_label:
+        other = ((probabilities >= THRESHOLD) != (predictions == 1)).any(1)
+    else:
+        chosen = probabilities[np.arange(len(predictions)), predictions]
+        other = chosen < probabilities.max(1, initial=0.0) - TOLERANCE
+    if other.any():
+        log.warning(
+            "%s: %s of %s %s predictions are not what their probabilities favour: both are scored as they are",
+            path, f"{int(other.sum()):,}", f"{len(other):,}", head.value,
+        )  # fmt: skip
+
+
 def _read(path: Path) -> pa.Table:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: name the file, such as {path / 'predictions.parquet'}")
     if not path.is_file():
         raise DataError(f"no predictions file {path}: evaluate.py writes one as predictions.parquet")
     try:
@@ -130,32 +151,62 @@ def _read(path: Path) -> pa.Table:
         if lost:
             raise DataError(f"{path}: column(s) missing: {', '.join(lost)}; wanted are {', '.join(SCHEMA.names)}")
         table = pq.read_table(path, columns=SCHEMA.names)
+        for field in SCHEMA:
+            if pa.types.is_list(field.type) and not _is_list(table.schema.field(field.name).type):
+                raise DataError(
+                    f"{path}: column {field.name} has {table.schema.field(field.name).type}, wanted are lists"
+                )
         return table.cast(SCHEMA.with_metadata(table.schema.metadata)).combine_chunks()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is no predictions file: {str(error).splitlines()[0]}") from error
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+        or pa.types.is_null(kind)
+    )
+
+
 def _places(path: Path, table: pa.Table, questions: QuestionSet) -> np.ndarray:
     """(n,) row of the file for each question."""
     index = questions.index
-    here = zip(index.studies["study_id"][questions.study].tolist(), index.question_keys(questions.question_id))
+    here = list(zip(index.studies["study_id"][questions.study].tolist(), index.question_keys(questions.question_id)))
     there = list(zip(table["study_id"].to_pylist(), table["question_id"].to_pylist()))
     row_of = {key: row for row, key in enumerate(there)}
     if len(row_of) < len(there):
-        raise DataError(f"{path}: {len(there) - len(row_of):,} row(s) answer a question a second time")
+        twice = next(key for row, key in enumerate(there) if row_of[key] != row)
+        raise DataError(
+            f"{path}: {len(there) - len(row_of):,} row(s) answer a question a second time, such as {_named(twice)}"
+        )
     place = np.array([row_of.pop(key, -1) for key in here], dtype=np.int64)
     problems = {"of the questions have no row": int((place < 0).sum()), "row(s) answer no question asked": len(row_of)}
     if any(problems.values()):
         detail = ", ".join(f"{number:,} {what}" for what, number in problems.items() if number)
+        first = here[int(np.flatnonzero(place < 0)[0])] if (place < 0).any() else next(iter(row_of))
         raise DataError(
-            f"{path}: {detail} ({len(place):,} questions asked, {len(there):,} rows): --split, data.quality_grade and "
-            "data.question_types must be those that the file was made for"
+            f"{path}: {detail}, such as {_named(first)} ({len(place):,} questions asked, {len(there):,} rows): --split, "
+            "data.quality_grade and data.question_types must be those that the file was made for"
         )
     return place
 
 
+def _named(key: tuple[int, str]) -> str:
+    return f"study_id {key[0]}, question_id {key[1]}"
+
+
 def _check_same(path: Path, table: pa.Table, questions: QuestionSet, place: np.ndarray) -> None:
     """DataError where the file holds another type, head or target of a question than the index."""
+    ids = {"subject_id": questions.patient, "image_id": np.array(questions.index.image_ids(questions.image))}
+    for column, own in ids.items():
+        given = np.array(table[column].to_pylist())[place]
+        if different := np.flatnonzero(given != own).tolist():
+            raise DataError(
+                f"{path}: {len(different):,} rows have another {column} than the index {questions.index.path}, the first in "
+                f"study {questions.index.studies['study_id'][questions.study[different[0]]]}"
+            )
     types, heads = TYPE_INDEX, {head.value: number for head, number in HEAD_INDEX.items()}
     for column, numbers, own in (("question_type", types, questions.type), ("head", heads, questions.head)):
         given = np.array([numbers.get(name, -1) for name in table[column].to_pylist()], dtype=np.int64)[place]
@@ -164,7 +215,7 @@ def _check_same(path: Path, table: pa.Table, questions: QuestionSet, place: np.n
     for head, spec in HEADS.items():
         own = place[questions.of(head)]
         width = len(spec.classes) if spec.multi_label else 1
-        truth = _matrix(path, table["target"], own, width, head)
+        truth = _matrix(path, table, "target", own, width, head)
         wanted = questions.targets(head).reshape(len(own), width)
         if truth is None or (truth != wanted).any():
             different = len(own) if truth is None else int((truth != wanted).any(1).sum())
@@ -175,19 +226,20 @@ def _check_same(path: Path, table: pa.Table, questions: QuestionSet, place: np.n
                 )
 
 
-def _matrix(path: Path, column: pa.ChunkedArray, rows: np.ndarray, width: int, head: Head) -> np.ndarray | None:
+def _matrix(path: Path, table: pa.Table, name: str, rows: np.ndarray, width: int, head: Head) -> np.ndarray | None:
     """(n, width) of the lists at `rows`; None where all are null. DataError for other lengths, or null for some only."""
+    column = table[name]
     lists = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     null = np.asarray(lists.is_null())[rows]
     if len(rows) and null.all():
         return None
     if null.any():
-        raise DataError(f"{path}: {int(null.sum()):,} of {len(rows):,} {head.value} rows have null in {column.type}")
+        raise DataError(f"{path}: {int(null.sum()):,} of {len(rows):,} {head.value} rows have null as {name}")
     offsets = lists.offsets.to_numpy().astype(np.int64)
     lengths = np.diff(offsets)[rows]
     if (lengths != width).any():
         raise DataError(
-            f"{path}: {int((lengths != width).sum()):,} {head.value} rows have lists of another length than {width}"
+            f"{path}: {int((lengths != width).sum()):,} {head.value} rows have a {name} of another length than {width}"
         )
     values = lists.values.to_numpy(zero_copy_only=False)
     return values[offsets[rows][:, None] + np.arange(width)]

@@ -7,17 +7,17 @@
     by_type[type][row][metric]      question types that were evaluated
     type_gain[type]                 headline metric: model minus question_only, p adjusted over the types (`p_holm`)
     roc, confusion[head], worst_errors
-    classes[head][class]            category and region heads: positives, precision, recall, F1, AUROC, average precision
+    classes[group][class]           category, category_copy, region: positives, precision, recall, F1, AUROC, average precision
     chexpert[label]                 auroc, n_pos, n_neg over the studies' images; chexpert_radiologist likewise
-    confidence[head]                calibration, temperature, reliability, risk and coverage
+    confidence[group]               calibration, temperature, reliability, risk and coverage
     grounding                       where the model looks against the answer's boxes; null without --compute_attention
-    consistency[check]              answers about one study that contradict each other; paraphrases[way][head] likewise
-    findings[name][head], regions   the model's scores on the questions that name a finding or a region; likewise withheld
-    strata[name][value][head]       the model's scores where something holds; groups with few questions are withheld
+    consistency[check]              answers about one study that contradict each other; paraphrases[way][group] likewise
+    findings[name][group], regions  the model's scores on the questions that name a finding or a region; likewise withheld
+    strata[name][value][group]      the model's scores where something holds; groups with few questions are withheld
     compare                         differences to other answers, in `groups` and `types`; null without --compare
     audit                           what splits share, unknown names, and `leaks`
     counts[fate], counts_by_type    every question of the release's split: evaluated, or why not
-    headline, missing_rows, provenance
+    headline, missing_rows, provenance, settings
 null is "not defined" or "not computed" (`missing_rows` says why; majority answers of a head without training questions),
 never 0 or 1.
 """
@@ -31,27 +31,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from data.label_space import CHEXPERT, HEADS, NO_FINDING, QUESTION_TYPES, Head
-from training.audit import leaks
+from training.audit import READS_THE_REPORT, leaks
 from training.bootstrap import Interval, holm
 from training.evaluation import ROWS, Evaluation
 from training.metrics import HEADLINE, Scores, chexpert_auroc, class_table, headline
 from training.predictions import Predictions, QuestionSet
-from training.report.confidence import confidence_of_heads
+from training.report.confidence import confidence_of_groups
 from training.report.consistency import consistency, paraphrase_agreement
 from training.report.details import confusion, roc, worst_errors
 from training.report.grounding import grounding
+from training.report.groups import GROUPS, MULTI_LABEL, members_of
 from training.report.scorer import Scored, Scorer
 from training.report.strata import by_finding, by_region, strata
-
-CATEGORY_COPY = "category_copy"
-GROUPS: dict[str, Head] = {
-    "binary": Head.BINARY,
-    "category": Head.CATEGORY,
-    CATEGORY_COPY: Head.CATEGORY,
-    "region": Head.REGION,
-    "severity": Head.SEVERITY,
-}
-"""Column of the report -> answering head."""
 
 BASELINE = "question_only"
 WITHOUT_IMAGE = ("question_only", "majority_text", "blank_image")
@@ -75,6 +66,8 @@ class Extras:
     """answers to compare with"""
     audit: dict = field(default_factory=dict)
     """`audit.audit_index`"""
+    settings: dict = field(default_factory=dict)
+    """the whole configuration"""
 
 
 def build_report(
@@ -134,7 +127,7 @@ def build_report(
         "worst_errors": worst_errors(model),
         "chexpert": chexpert,
         "chexpert_radiologist": radiologist,
-        "confidence": confidence_of_heads(model, extras.temperatures),
+        "confidence": confidence_of_groups(model, extras.temperatures),
         "grounding": grounding(scorer, evaluation.looks, model) if evaluation.looks else None,
         "consistency": consistency(model),
         "paraphrases": paraphrase_agreement(model, paraphrased),
@@ -142,11 +135,12 @@ def build_report(
         "regions": by_region(scorer, model, answered[BASELINE]),
         "strata": strata(scorer, model, answered[BASELINE], extras.strata),
         "compare": _compare(scorer, questions, model, extras.other) if extras.other else None,
-        "audit": extras.audit | {"leaks": _leaks(scorer, scored)},
+        "audit": extras.audit | {"leaks": _leaks(scorer, scored, evaluation.graph)},
         "counts": dict(counts.most_common()),
         "counts_by_type": counts_by_type,
         "missing_rows": evaluation.missing,
         "provenance": provenance,
+        "settings": extras.settings,
     }
 
 
@@ -157,15 +151,6 @@ def answers_of_rows(evaluation: Evaluation) -> Answered:
         for row, answers in evaluation.answers.items()
     }
     return answered | ({"model": evaluation.given} if evaluation.given else {})
-
-
-def members_of(questions: QuestionSet, group: str) -> np.ndarray:
-    """Positions among the head's questions that belong to a column of the report."""
-    types = questions.type[questions.of(GROUPS[group])]
-    copies = np.array([t.copies for t in QUESTION_TYPES])[types]
-    if GROUPS[group] != Head.CATEGORY:
-        return np.arange(len(types))
-    return np.flatnonzero(copies if group == CATEGORY_COPY else ~copies)
 
 
 def _scores(by_group: dict[str, Scored | None], like: dict[str, Scored | None]) -> dict[str, Scores]:
@@ -180,8 +165,8 @@ def _gain(scorer: Scorer, scored: dict[str, dict[str, Scored | None]], row: str,
     return scorer.gain(scored[row][group], scored[over][group], HEADLINE[GROUPS[group]])
 
 
-def _leaks(scorer: Scorer, scored: dict[str, dict[str, Scored | None]]) -> list[str]:
-    """`audit.leaks`: the model and the swapped images against the best row that sees no image."""
+def _leaks(scorer: Scorer, scored: dict[str, dict[str, Scored | None]], graph: str) -> list[str]:
+    """`audit.leaks`: the model and the swapped images against the best row that sees no image; and the report's graph."""
     own, blind = {}, {}
     for name, head in GROUPS.items():
         values = {row: scored[row][name].scores[HEADLINE[head]] for row in WITHOUT_IMAGE if scored[row][name]}
@@ -191,7 +176,7 @@ def _leaks(scorer: Scorer, scored: dict[str, dict[str, Scored | None]]) -> list[
             own[name], blind[name] = (
                 _gain(scorer, scored, row, name, best).as_json() for row in ("model", "shuffled_image")
             )
-    return leaks(own, blind)
+    return ([READS_THE_REPORT] if graph == "oracle" else []) + leaks(own, blind)
 
 
 def _intervals(scorer: Scorer, by_group: dict[str, Scored | None]) -> dict[str, dict[str, dict]]:
@@ -223,14 +208,20 @@ def _by_type(scorer: Scorer, questions: QuestionSet, answered: Answered) -> tupl
 
 
 def _classes(answered: Predictions | None) -> dict[str, dict[str, Scores]]:
-    """For each multi-label head."""
-    return {
-        head.value: class_table(
-            head, answered.probabilities[head], answered.predictions[head], answered.questions.targets(head)
+    """For each column with several answers."""
+    if answered is None:
+        return {}
+    table = {}
+    for name in MULTI_LABEL:
+        head, members = GROUPS[name], members_of(answered.questions, name)
+        probabilities = answered.probabilities[head]
+        table[name] = class_table(
+            head,
+            None if probabilities is None else probabilities[members],
+            answered.predictions[head][members],
+            answered.questions.targets(head)[members],
         )
-        for head, spec in HEADS.items()
-        if spec.multi_label and answered is not None
-    }
+    return table
 
 
 def _json(head: Head, interval: Interval) -> dict:
@@ -274,9 +265,9 @@ def _compare(scorer: Scorer, questions: QuestionSet, model: Predictions, other: 
 def chexpert_table(probabilities: np.ndarray | None, labels: np.ndarray | None) -> tuple[dict[str, dict], float | None]:
     """AUROC, positives and negatives of each label; uncertain and blank are left out, a blank No Finding is 0.
 
-    Empty where one of the two is not there.
+    Empty where one of the two is not there, or no label is stated at all.
     """
-    if probabilities is None or labels is None:
+    if probabilities is None or labels is None or np.isnan(labels).all():
         return {}, None
     labels = labels.astype(np.float64)
     per_label, mean = chexpert_auroc(probabilities, labels)

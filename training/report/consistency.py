@@ -14,6 +14,7 @@ import numpy as np
 from data.label_space import HEADS, REGIONS, TYPE_INDEX, Head
 from data.names import region_set
 from training.predictions import Predictions, QuestionSet
+from training.report.groups import GROUPS, members_of
 
 PARENTS: dict[str, str] = {
     "right upper lobe": "right lung",
@@ -117,12 +118,12 @@ class _Subjects:
 
 
 def paraphrase_agreement(answered: Predictions, paraphrased: dict[str, Predictions]) -> dict[str, dict[str, float]]:
-    """way of asking -> head -> share of questions that are answered as before."""
+    """way of asking -> group -> share of questions that are answered as before."""
     table: dict[str, dict[str, float]] = {}
     for name, other in paraphrased.items():
         table[name] = {}
-        for head, spec in HEADS.items():
-            same = answered.predictions[head] == other.predictions[head]
+        for group, head in GROUPS.items():
+            same = (answered.predictions[head] == other.predictions[head])[members_of(answered.questions, group)]
             if len(same):
-                table[name][head.value] = float((same.all(1) if spec.multi_label else same).mean())
+                table[name][group] = float((same.all(1) if HEADS[head].multi_label else same).mean())
     return table

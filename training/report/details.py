@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+import secrets
 
 import numpy as np
 
 from data.label_space import HEADS, QUESTION_TYPES, Head
+from training.audit import hashed_id
 from training.predictions import Predictions, QuestionSet
 
 POINTS = 101
@@ -51,7 +52,7 @@ def worst_errors(answered: Predictions) -> list[dict]:
 
     Surest: the largest distance of a probability to the truth.
     """
-    questions, found = answered.questions, []
+    questions, found, salt = answered.questions, [], secrets.token_hex(8)
     for head, spec in HEADS.items():
         probabilities = answered.probabilities[head]
         if probabilities is None or not len(probabilities):
@@ -63,16 +64,16 @@ def worst_errors(answered: Predictions) -> list[dict]:
         distance[~(wrong.any(1) if spec.multi_label else wrong)] = -1
         for place in np.argsort(-distance, kind="stable")[:WORST]:
             if distance[place] >= 0:
-                found.append(_error(questions, answered, head, int(place), float(distance[place])))
+                found.append(_error(questions, answered, head, int(place), float(distance[place]), salt))
     return sorted(found, key=lambda error: -error["distance"])[:WORST]
 
 
-def _error(questions: QuestionSet, answered: Predictions, head: Head, place: int, distance: float) -> dict:
+def _error(questions: QuestionSet, answered: Predictions, head: Head, place: int, distance: float, salt: str) -> dict:
     position = int(questions.of(head)[place])
     study = questions.index.studies["study_id"][questions.study[position]]
     return {
         "row": position,
-        "study": hashlib.sha256(str(study).encode()).hexdigest()[:12],
+        "study": hashed_id(study, salt),
         "type": QUESTION_TYPES[questions.type[position]].name,
         "said": names_of(head, answered.predictions[head][place]),
         "truth": names_of(head, questions.targets(head)[place]),

@@ -13,7 +13,7 @@ from training.evaluation import Looks
 from training.predictions import Predictions, QuestionSet
 from training.report.details import right_answers
 from training.report.scorer import Scorer
-from training.scoring.grounding import Overlap, box_iou, overlap
+from training.scoring.grounding import Overlap, box_overlap, overlap
 
 IOU_STEPS = {"iou_at_30": 0.3, "iou_at_50": 0.5}
 RIGHT_BOX = 0.3
@@ -31,14 +31,7 @@ def grounding(scorer: Scorer, looks: Looks, answered: Predictions) -> dict:
     boxes, has_box = region_boxes(questions.index, looks.images)
     position, measured = _measured(questions, looks, boxes, has_box)
     right = right_answers(answered)[position]
-    numbers = {
-        "mean_iou": measured.iou,
-        "mean_iop": measured.iop,
-        "mean_iot": measured.iot,
-        **{name: measured.iou >= least for name, least in IOU_STEPS.items()},
-        "pointing": measured.hit,
-        "right_and_box_right": right & (measured.iou >= RIGHT_BOX),
-    }
+    numbers = _numbers(measured) | {"right_and_box_right": right & (measured.iou >= RIGHT_BOX)}
     groups = {"all": np.ones(len(position), dtype=bool)}
     groups |= {head.value: np.isin(position, questions.of(head)) for head in HEADS}
     table = {}
@@ -46,6 +39,17 @@ def grounding(scorer: Scorer, looks: Looks, answered: Predictions) -> dict:
         values = {metric: scorer.mean(position[chosen], value[chosen]) for metric, value in numbers.items()}
         table[name] = {"n": int(chosen.sum())} | {metric: one.as_json() for metric, one in values.items()}
     return {"questions": table, "regions": _regions(looks, boxes, has_box)}
+
+
+def _numbers(measured: Overlap) -> dict[str, np.ndarray]:
+    """What is averaged."""
+    return {
+        "mean_iou": measured.iou,
+        "mean_iop": measured.iop,
+        "mean_iot": measured.iot,
+        **{name: measured.iou >= least for name, least in IOU_STEPS.items()},
+        "pointing": measured.hit,
+    }
 
 
 def region_boxes(index: Index, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,13 +90,17 @@ def _by_image(image: np.ndarray, positions: np.ndarray) -> Iterator[tuple[int, n
 
 
 def _regions(looks: Looks, boxes: np.ndarray, has_box: np.ndarray) -> dict[str, dict[str, float | int | None]]:
-    iou = box_iou(looks.boxes, boxes)
-    table = {
-        name: {
-            "n": int(has_box[:, r].sum()),
-            "mean_iou": float(iou[has_box[:, r], r].mean()) if has_box[:, r].any() else None,
-        }
-        for r, name in enumerate(REGIONS)
-    }
-    everything = {"n": int(has_box.sum()), "mean_iou": float(iou[has_box].mean()) if has_box.any() else None}
-    return {"all": everything} | table
+    """Of the boxes of the predicted graph, all and by region: the same measures of pairs."""
+    pairs = box_overlap(looks.boxes, boxes)
+    numbers = _numbers(pairs)
+
+    def means(chosen: np.ndarray) -> dict[str, float | int | None]:
+        n = int(chosen.sum())
+        return {"n": n} | {name: float(value[chosen].mean()) if n else None for name, value in numbers.items()}
+
+    table = {"all": means(has_box)}
+    for r, name in enumerate(REGIONS):
+        own = np.zeros_like(has_box)
+        own[:, r] = has_box[:, r]
+        table[name] = means(own)
+    return table

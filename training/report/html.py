@@ -7,11 +7,23 @@ from html import escape
 
 from data.label_space import BINARY, SEVERITIES
 from data.summary import SYNTHETIC_NOTICE
-from training.evaluation import ROWS
-from training.markdown import REMARKS, interval, number, row_label, short
+from training.markdown import REMARKS, row_label
 from training.metrics import HEADLINE
-from training.report.build import BASELINE, GROUPS
+from training.report.build import BASELINE
 from training.report.charts import CAUTION, CONTROL, GOOD, MODEL, Bar, Line, bars, curves, matrix
+from training.report.groups import GROUPS
+from training.report.tables import (
+    all_metrics,
+    differences,
+    interval,
+    labels,
+    least_p,
+    number,
+    positives,
+    scores_of,
+    short,
+    shown_rows,
+)
 
 STYLE = """
 :root{color-scheme:light}*{box-sizing:border-box}
@@ -64,14 +76,14 @@ def render_html(report: dict, pictures: str = "") -> str:
     body = "".join(
         f'<section id="{_anchor(title)}"><h2>{escape(title)}</h2>{text}</section>' for title, text in sections
     )
-    kind = "look-alike release" if source["synthetic"] else "release"
     title = f"{source['questions']:,} questions of {source['patients']:,} patients, split {source['split']}"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
-        f'<p class="soft small">Evaluation on a {kind}, index {escape(source["index_fingerprint"])}</p><h1>{escape(title)}</h1>'
+        f'<p class="soft small">Evaluation on {escape(source["dataset"])}, index {escape(source["index_fingerprint"])}</p>'
+        f"<h1>{escape(title)}</h1>"
         f"{_banners(source)}<nav>{links}</nav>{body}</main></body></html>\n"
     )
 
@@ -95,7 +107,7 @@ def _headline(report: dict) -> str:
             f'<div class="tile">{name}<b>{number(report["rows"]["model"][name].get(metric))}</b>'
             f'<span class="small soft">over {BASELINE}: {escape(interval(gain))}</span></div>'
         )
-        rows = [_row_bar(report, row, name, metric) for row in ROWS]
+        rows = [_row_bar(report, row, name, metric) for row in shown_rows(report)]
         n = report["rows"]["model"][name].get("n") or 0
         panels.append(f"<div><h3>{name}: {short(metric)}, {n:,} questions</h3>{bars(rows, 520, 130)}</div>")
     percent = f"{100 * report['provenance']['confidence']:g} %"
@@ -127,20 +139,23 @@ def _types(report: dict) -> str:
     header = ["type", "questions", "studies", "patients", "metric", "model", BASELINE, "gain", "p (Holm)"]
     note = (
         '<p class="small soft">Bars: the model with its interval; the orange line is the text-only control. '
-        f"p: that the gain is zero, two-sided, adjusted over the {len(table)} types.</p>"
+        f"p: that the gain is zero, two-sided, adjusted over the {len(table)} types; {least_p(report)}.</p>"
     )
-    return f"{note}{bars(rows, 590, 220)}{_table(header, table)}"
+    scores = {kind: rows["model"] for kind, rows in report["by_type"].items()}
+    everything = "".join(_table(*one) for one in all_metrics(scores, "type"))
+    return note + bars(rows, 590, 220) + _table(header, table) + _fold("All metrics of the model by type", everything)
 
 
 def _rows(report: dict) -> str:
     parts = []
-    remarks = [[row_label(report, row), report["missing_rows"].get(row, REMARKS[row])] for row in ROWS]
+    remarks = [[row_label(report, row), report["missing_rows"].get(row, REMARKS[row])] for row in shown_rows(report)]
     parts.append(_table(["row", "what it is"], remarks, text={1}))
+    parts.append(_fold("The model minus every other row, with intervals", _table(*differences(report))))
     for name in GROUPS:
         metrics = list(report["rows"]["model"][name])
         body = [
             [row_label(report, row), *(number(report["rows"][row][name].get(metric)) for metric in metrics)]
-            for row in ROWS
+            for row in shown_rows(report)
         ]
         parts.append(_fold(f"All metrics: {name}", _table(["row", *map(short, metrics)], body)))
     return "".join(parts)
@@ -150,17 +165,11 @@ def _classes(report: dict) -> str:
     parts = []
     for head, table in report["classes"].items():
         metrics = list(next(iter(table.values())))
-        body = [[name, *(_of_class(scores, metric) for metric in metrics)] for name, scores in table.items()]
+        body = [[name, *(positives(scores, metric) for metric in metrics)] for name, scores in table.items()]
         defined = sum(scores["f1"] is not None for scores in table.values())
         title = f"{head}: {defined} of {len(table)} classes occur"
         parts.append(_fold(title, _table(["class", *map(short, metrics)], body)))
     return "".join(parts)
-
-
-def _of_class(scores: dict, metric: str) -> str:
-    if scores[metric] is not None or scores["n_pos"]:
-        return number(scores[metric])
-    return "n/a (0 positives)"
 
 
 def _curves(report: dict) -> str:
@@ -220,7 +229,10 @@ def _grounding(report: dict) -> str:
         '<p class="small soft">What an answer attends to in the predicted graph against the regions that the answer speaks of, '
         "as areas in pixels. Boxes are of anatomical regions, not of lesions.</p>"
     )
-    chart = _fold("Predicted boxes against those of the report's graph: mean IoU", bars(regions, 640, 170))
+    measures = [name for name in found["regions"]["all"] if name != "n"]
+    pairs = [[name, number(of["n"]), *(number(of[m]) for m in measures)] for name, of in found["regions"].items()]
+    table = _table(["region", "n", *(name.replace("_", " ") for name in measures)], pairs)
+    chart = _fold("Predicted boxes against those of the report's graph", bars(regions, 640, 170) + table)
     return note + _table(["questions", "n", *(metric.replace("_", " ") for metric in metrics)], body) + chart
 
 
@@ -251,7 +263,8 @@ def _asked_about(report: dict) -> str:
 def _groups(name: str, values: dict[str, dict[str, dict]]) -> str:
     header = [name, "head", "questions", "studies", "patients", "model", f"gain over {BASELINE}"]
     body = [[value, head, *_of_group(of)] for value, heads in values.items() for head, of in heads.items()]
-    return _table(header, body)
+    everything = "".join(_table(*one) for one in all_metrics(scores_of(values), name))
+    return _table(header, body) + (_fold("all metrics", everything) if everything else "")
 
 
 def _of_group(of: dict) -> list[str]:
@@ -279,30 +292,28 @@ def _chexpert(report: dict) -> str:
     for key, title in (("chexpert", "the labeller's labels"), ("chexpert_radiologist", "a radiologist's labels")):
         table = report[key]
         if table:
-            body = [[name, number(of["auroc"]), number(of["n_pos"]), number(of["n_neg"])] for name, of in table.items()]
-            defined = [of["auroc"] for of in table.values() if of["auroc"] is not None]
-            mean = number(sum(defined) / len(defined)) if defined else "n/a"
-            title = f"Against {title}: mean AUROC {mean} over {len(defined)} of {len(table)} labels"
-            parts.append(_fold(title, _table(["label", "AUROC", "positive", "negative"], body)))
+            mean, found = labels(table)
+            parts.append(_fold(f"Against {title}: {mean}", _table(*found)))
     return "".join(parts)
 
 
 def _audit(report: dict) -> str:
     audit = report["audit"]
     found = [*audit.get("findings", ()), *audit.get("leaks", ())]
-    if not audit.get("patients"):
-        text = "" if found else '<p class="soft">Splits were not compared (--controls none).</p>'
-    else:
-        text = (
-            ""
-            if found
-            else '<p class="ok">Nothing is shared with training, and no answer survives another patient\'s image.</p>'
-        )
-        body = [
-            [kind.replace("_", " "), number(audit[kind]["n"]), ", ".join(map(str, audit[kind]["examples"]))]
-            for kind in ("patients", "studies", "images", "same_pictures")
-        ]
-        text += _table(["shared with training", "n", "examples (hashed)"], body, text={2})
+    swapped = "shuffled_image" not in report["missing_rows"]
+    fine = "Nothing is shared with training" + (", and no answer survives another patient's image." if swapped else ".")
+    text = "" if found else f'<p class="ok">{fine}</p>'
+    body = [
+        [kind.replace("_", " "), number(audit[kind]["n"]), ", ".join(map(str, audit[kind]["examples"]))]
+        for kind in ("patients", "studies", "images", "same_pictures")
+        if kind in audit
+    ]
+    text += _table(["shared with training", "n", "examples (hashed)"], body, text={2})
+    names = [
+        [kind, number(of["n"]), f"{of['per_question']:.4f}"] for kind, of in audit.get("unknown_names", {}).items()
+    ]
+    if names:
+        text += _table(["names that stand in no table", "n", "a question of the release"], names)
     listed = "".join(f'<li class="bad">{escape(line)}</li>' for line in found)
     return (f"<ul>{listed}</ul>" if listed else "") + text
 

@@ -15,9 +15,9 @@ from training.bootstrap import Interval, Resamples, interval
 from training.metrics import Scores, score_head
 from training.predictions import Predictions, QuestionSet
 from training.scoring.counts import Counted
-from training.scoring.ranking import auroc, average_precision, histogram
+from training.scoring.ranking import MOST_BINS, auroc, average_precision, histogram
 
-CLASS_BINS = 32
+CLASS_BINS = 128
 """Bins of the scores of one of many classes, for resamples of a mean over classes"""
 
 
@@ -71,20 +71,23 @@ class Scorer:
     def _ranked(
         self, head: Head, patient: np.ndarray, probabilities: np.ndarray, targets: np.ndarray
     ) -> dict[str, np.ndarray]:
-        def drawn(scores: np.ndarray, positive: np.ndarray, bins: int, *metrics: Callable) -> list[np.ndarray]:
-            counts = histogram(patient, scores, positive, self._resamples.num_patients, bins)
-            sums = self._resamples.sums(counts)
-            return [metric(sums) for metric in metrics]
+        def drawn(scores: np.ndarray, positive: np.ndarray, metric: Callable, bins: int = MOST_BINS) -> np.ndarray:
+            of_precision = metric is average_precision
+            counts = histogram(patient, scores, positive, self._resamples.num_patients, bins, of_precision)
+            return metric(self._resamples.sums(counts))
 
         if head == Head.BINARY:
-            values = drawn(probabilities[:, 1], targets == 1, 256, auroc, average_precision)
-            return dict(zip(("auroc", "average_precision"), values, strict=True))
+            scores, positive = probabilities[:, 1], targets == 1
+            return {
+                "auroc": drawn(scores, positive, auroc),
+                "average_precision": drawn(scores, positive, average_precision),
+            }
         if not HEADS[head].multi_label:
             return {}
         occurring = np.flatnonzero(targets.any(0))
         if not len(occurring):
             return {}
-        each = [drawn(probabilities[:, c], targets[:, c] == 1, CLASS_BINS, average_precision)[0] for c in occurring]
+        each = [drawn(probabilities[:, c], targets[:, c] == 1, average_precision, CLASS_BINS) for c in occurring]
         return {"mean_average_precision": np.mean(each, axis=0)}
 
     def interval(self, scored: Scored | None, metric: str) -> Interval:

@@ -8,14 +8,18 @@ from functools import cache
 
 import numpy as np
 
-from data.label_space import GRADES, HEADS, REGIONS, Head
+from data.index import Index
+from data.label_space import GRADES, REGIONS, Head
 from data.names import region_set
+from data.order import ranges
+from data.scene_graph import AT_LEAST_ONE, PRESENT
 from training.metrics import HEADLINE
 from training.predictions import Predictions, QuestionSet
+from training.report.groups import GROUPS, members_of
 from training.report.scorer import Scorer
 
-LEAST_QUESTIONS = 20
-"""Groups with fewer are withheld: they say nothing, and may say who is in them."""
+LEAST = 20
+"""Groups with fewer questions are withheld: they say nothing, and may say who is in them."""
 
 Labels = np.ndarray
 """(n,) of str, one for each question of a set; '' where nothing is known"""
@@ -27,7 +31,7 @@ def strata(
     baseline: Predictions | None,
     more: Mapping[str, Labels] | None = None,
 ) -> dict[str, dict[str, dict[str, dict]]]:
-    """stratum -> value -> head -> all `scores`; of the headline `metric` its `value`, `low`, `high` and `gain` over the baseline.
+    """stratum -> value -> group -> all `scores`; of the headline `metric` its `value`, `low`, `high` and `gain` over the baseline.
 
     Args:
         more: further strata, such as sex and age of patients.
@@ -37,7 +41,7 @@ def strata(
     table: dict[str, dict[str, dict[str, dict]]] = {}
     for name, labels in (known_strata(answered.questions) | dict(more or {})).items():
         found = {
-            str(value): _of_heads(scorer, answered, baseline, labels == value)
+            str(value): _of_groups(scorer, answered, baseline, labels == value)
             for value in np.unique(labels[labels != ""])
         }
         table[name] = {value: heads for value, heads in found.items() if heads}
@@ -47,7 +51,7 @@ def strata(
 def by_finding(
     scorer: Scorer, answered: Predictions | None, baseline: Predictions | None
 ) -> dict[str, dict[str, dict]]:
-    """finding -> head -> as in `strata`: the questions whose text names it, by the release's names of entities."""
+    """finding -> group -> as in `strata`: the questions whose text names it, by the release's names of entities."""
     if answered is None:
         return {}
     entities = {name.lower() for name in answered.questions.index.vocabulary.entities}
@@ -56,7 +60,7 @@ def by_finding(
 
 
 def by_region(scorer: Scorer, answered: Predictions | None, baseline: Predictions | None) -> dict[str, dict[str, dict]]:
-    """canonical region -> head -> as in `strata`: the questions whose text names it, or a whole that it is part of."""
+    """canonical region -> group -> as in `strata`: the questions whose text names it, or a whole that it is part of."""
     if answered is None:
         return {}
     regions = cache(lambda names: {REGIONS[i] for name in names for i in region_set(name) or ()})
@@ -75,25 +79,26 @@ def _by_name(
     for name, own in sorted(positions.items(), key=lambda item: (-len(item[1]), item[0])):
         chosen = np.zeros(len(named), dtype=bool)
         chosen[own] = True
-        table[name] = _of_heads(scorer, answered, baseline, chosen)
+        table[name] = _of_groups(scorer, answered, baseline, chosen)
     return table
 
 
-def _of_heads(
+def _of_groups(
     scorer: Scorer, answered: Predictions, baseline: Predictions | None, chosen: np.ndarray
 ) -> dict[str, dict]:
-    heads = {}
-    for head in HEADS:
-        members = np.flatnonzero(chosen[answered.questions.of(head)])
+    groups = {}
+    for name, head in GROUPS.items():
+        members = members_of(answered.questions, name)
+        members = members[chosen[answered.questions.of(head)[members]]]
         if not len(members):
             continue
         metric = HEADLINE[head]
-        if len(members) < LEAST_QUESTIONS:
-            heads[head.value] = {"metric": metric, "withheld": f"fewer than {LEAST_QUESTIONS} questions"}
+        if len(members) < LEAST:
+            groups[name] = {"metric": metric, "withheld": f"fewer than {LEAST} questions"}
             continue
         model, other = (scorer.score(one, head, members) for one in (answered, baseline))
         own, gain = scorer.interval(model, metric), scorer.gain(model, other, metric)
-        heads[head.value] = {
+        groups[name] = {
             "scores": model.scores,
             "metric": metric,
             "value": own.value,
@@ -101,21 +106,27 @@ def _of_heads(
             "high": own.high,
             "gain": {"value": gain.value, "low": gain.low, "high": gain.high},
         }
-    return heads
+    return groups
 
 
 def known_strata(questions: QuestionSet) -> dict[str, Labels]:
     """What the index knows of each question."""
     index = questions.index
-    images = index.images
-    findings = images["finding_count"][questions.image].astype(np.int64)
+    findings = _present(index)[questions.image]
     return {
         "grade": np.array([grade or "unrated" for grade in GRADES])[index.questions["grade"][questions.rows]],
         "view": np.array([view or "unknown" for view in index.views(questions.image)]),
         "answer": np.where(index.questions["from_report"][questions.rows] == 1, "from the report", "by rule"),
-        "statements of the report's graph": _quartiles(findings),
+        "findings stated present": _quartiles(findings),
         "frequency of the region": _region_frequency(questions),
     }
+
+
+def _present(index: Index) -> np.ndarray:
+    """(images,) statements of the report's graph that something is there."""
+    rows, image = ranges(index.images["finding_start"], index.images["finding_count"])
+    there = np.isin(index.findings["kind"][rows], (PRESENT, AT_LEAST_ONE))
+    return np.bincount(image[there], minlength=len(index.images["finding_count"]))
 
 
 def _quartiles(numbers: np.ndarray) -> Labels:

@@ -51,7 +51,10 @@ def calibration(head: Head, probabilities: np.ndarray, predictions: np.ndarray, 
 
     brier: mean over questions of the squared distance between probabilities and truth, summed over the classes of a head with
     one answer (0 to 2; Brier 1950) and averaged over those of a head with several. nll in nats, likewise.
+    ValueError: a probability is NaN.
     """
+    if np.isnan(probabilities).any():
+        raise ValueError("a probability is NaN: the model is broken, scoring it would hide that")
     if not len(targets):
         return {"ece": None, "brier": None, "nll": None, "reliability": []}
     made = decisions(head, probabilities, predictions, targets)

@@ -43,6 +43,14 @@ class Counted:
         of_sums = of_multi_label if HEADS[self.head].multi_label else of_confusion
         return of_sums(sums, total, self.head)
 
+    @property
+    def occurring(self) -> int:
+        """How many classes a question has."""
+        classes, total = len(HEADS[self.head].classes), self.counts.sum(0)
+        if HEADS[self.head].multi_label:
+            return int((total[:classes] + total[2 * classes : 3 * classes] > 0).sum())
+        return int((total.reshape(classes, classes).sum(1) > 0).sum())
+
     def questions(self, sums: np.ndarray) -> np.ndarray:
         """(..., K) -> (...)"""
         return sums[..., -3] if HEADS[self.head].multi_label else sums.sum(-1)
@@ -76,13 +84,13 @@ def of_confusion(sums: np.ndarray, total: np.ndarray, head: Head) -> Values:
     whole = total.reshape(classes, classes)
     true, told, hits = matrix.sum(-1), matrix.sum(-2), np.diagonal(matrix, axis1=-2, axis2=-1)
     n = matrix.sum((-2, -1))
-    occurring, mentioned = whole.sum(1) > 0, (whole.sum(0) + whole.sum(1)) > 0
+    occurring = whole.sum(1) > 0
     several = occurring.sum() > 1
     recall, f1 = _ratio(hits, true), _ratio(2 * hits, true + told)
     values = {
         "accuracy": _ratio(hits.sum(-1), n),
         "balanced_accuracy": recall[..., occurring].mean(-1) if several else np.full(n.shape, np.nan),
-        "macro_f1": f1[..., mentioned].mean(-1) if mentioned.any() else np.full(n.shape, np.nan),
+        "macro_f1": f1[..., occurring].mean(-1) if occurring.any() else np.full(n.shape, np.nan),
         "mcc": _mcc(true, told, hits, n),
     }
     if head == Head.BINARY:
