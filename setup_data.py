@@ -46,6 +46,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--extract_all", action="store_true", help="unpack qa.zip and scene_data.zip beside themselves first"
     )
     release.add_argument(
+        "--verify", action="store_true", help="compare all files with their checksums, decode all images, and stop"
+    )
+    release.add_argument(
         "--subset", type=int, metavar="N", help="write a release of N random patients, for development"
     )
     release.add_argument("--subset_dir", type=Path, metavar="DIR", help="where (default: ./subset-N)")
@@ -73,6 +76,8 @@ def main(argv: list[str]) -> int:
         return write_synthetic(args)
     if args.download:
         return download(args, loaded.config)
+    if args.verify:
+        return verify(args, loaded.config)
     if args.subset is not None:
         return subset(args, loaded.config)
     return prepare(args, loaded.config)
@@ -101,6 +106,24 @@ def download(args: argparse.Namespace, config) -> int:
     outcome = command.download(config.data, options)
     print("\n".join(command.outcome_lines(outcome)))
     return 0 if outcome.is_complete else DataError.exit_code
+
+
+def verify(args: argparse.Namespace, config) -> int:
+    from tqdm import tqdm
+
+    from data.release import open_release
+    from data.release import verify as checks
+    from utils.utils import setup_logging
+
+    setup_logging()
+    data = config.data
+    release = open_release(data.mimic_cxr_path, data.mimic_qa_path)
+    workers = args.num_workers or os.cpu_count() or 1
+    found = checks.verify(
+        release, data.view_filter, workers, lambda what, total: tqdm(desc=what, total=total, disable=None).update
+    )
+    print("\n".join(checks.verified_lines(found)))
+    return 0 if found.is_whole else DataError.exit_code
 
 
 def subset(args: argparse.Namespace, config) -> int:
