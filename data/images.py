@@ -10,6 +10,7 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from data.dicom import decode_dicom, is_dicom
 from utils.errors import DataError
 
 MAX_PIXELS = 100_000_000
@@ -45,8 +46,8 @@ def decode(path: Path, shorter_side: int = 0) -> tuple[np.ndarray, int, int]:
     """Decode an image file completely.
 
     Args:
-        path: JPEG or PNG, 8 bit, whatever its name ends with; colour becomes luminance, alpha is ignored, EXIF
-            orientation is applied.
+        path: JPEG or PNG, 8 bit, or DICOM, whatever its name ends with; colour becomes luminance, alpha is ignored, EXIF
+            orientation is applied; of DICOM see `data.dicom`.
         shorter_side: resize so that the shorter side has this many pixels (never enlarging); 0 keeps the size.
     Returns:
         pixels (h, w) uint8, and width and height of the original after orientation.
@@ -57,18 +58,31 @@ def decode(path: Path, shorter_side: int = 0) -> tuple[np.ndarray, int, int]:
     try:
         # bytes first: Pillow opens lazily, and a file that vanishes half-way would be reported as a broken image
         data = _read(path)
+        if is_dicom(data):
+            return _resized(decode_dicom(data, MAX_PIXELS), shorter_side)
         _check_whole(data)
         with _open(data) as image:
             return _to_grey(image, shorter_side)
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise DataError(f"image {path}: not a JPEG or PNG image ({len(data)} bytes)") from error
+        raise DataError(f"image {path}: not a JPEG, PNG or DICOM image ({len(data)} bytes)") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"image {path}: more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # damaged bytes make decoders raise anything
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"image {path}: {reason}") from error
+
+
+def _resized(pixels: np.ndarray, shorter_side: int) -> tuple[np.ndarray, int, int]:
+    height, width = pixels.shape
+    if min(width, height) < MIN_SIDE:
+        raise ValueError(f"{width}x{height} pixels are no film")
+    if 0 < shorter_side < min(width, height):
+        scale = shorter_side / min(width, height)
+        size = round(width * scale), round(height * scale)
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    return pixels, width, height
 
 
 def _read(path: Path) -> bytes:
