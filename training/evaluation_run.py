@@ -338,9 +338,16 @@ def record_test(job: EvaluationJob, report: dict) -> None:
             f"cannot write {path} ({error.strerror or error}): every look at the test split is recorded there; "
             "make the folder writable or copy the model folder to one that is"
         ) from error
-    known = [json.loads(line).get("dataset") for line in path.read_text(encoding="utf-8").splitlines()]
-    looks = known.count(source["dataset"])
+    looks = sum(_dataset(line) == source["dataset"] for line in path.read_text(encoding="utf-8").splitlines())
     log.warning("the test split of %s has now been evaluated %d time(s): see %s", source["dataset"], looks, path)
+
+
+def _dataset(line: str) -> str:
+    """Of a line of the ledger; a damaged one counts for none."""
+    try:
+        return json.loads(line)["dataset"]
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _sha256(path: Path) -> str:
