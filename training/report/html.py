@@ -13,16 +13,21 @@ from training.report.build import BASELINE
 from training.report.charts import CAUTION, CONTROL, GOOD, MODEL, Bar, Line, bars, curves, matrix
 from training.report.groups import GROUPS
 from training.report.tables import (
+    BRIER_SCALE,
+    CHEXPERT_TABLES,
+    LEFT_OUT,
     all_metrics,
     differences,
     interval,
     labels,
     least_p,
+    metric_cells,
     number,
     positives,
     scores_of,
     short,
     shown_rows,
+    with_bounds,
 )
 
 STYLE = """
@@ -152,12 +157,10 @@ def _rows(report: dict) -> str:
     parts.append(_table(["row", "what it is"], remarks, text={1}))
     parts.append(_fold("The model minus every other row, with intervals", _table(*differences(report))))
     for name in GROUPS:
-        metrics = list(report["rows"]["model"][name])
-        body = [
-            [row_label(report, row), *(number(report["rows"][row][name].get(metric)) for metric in metrics)]
-            for row in shown_rows(report)
-        ]
-        parts.append(_fold(f"All metrics: {name}", _table(["row", *map(short, metrics)], body)))
+        metrics = map(short, report["rows"]["model"][name])
+        body = [[row_label(report, row), *metric_cells(report, row, name, gap="\n")] for row in shown_rows(report)]
+        parts.append(_fold(f"All metrics: {name}", _table(["row", *metrics], body)))
+    parts.append(f'<p class="small soft">In brackets: intervals, where {LEFT_OUT}.</p>')
     return "".join(parts)
 
 
@@ -211,7 +214,7 @@ def _confidence(report: dict) -> str:
             )
     if not body:
         return ""
-    table = _table(["head", "temperature", "ECE (equal mass)", "Brier", "NLL"], body)
+    table = _table(["head", "temperature", "ECE (equal mass)", f"Brier {BRIER_SCALE}", "NLL"], body)
     return f'{table}<div class="grid">{"".join(panels)}</div>'
 
 
@@ -221,7 +224,7 @@ def _grounding(report: dict) -> str:
         return ""
     metrics = [metric for metric in found["questions"]["all"] if metric != "n"]
     body = [
-        [name, number(of["n"]), *(_with_bounds(of[metric], "\n") for metric in metrics)]
+        [name, number(of["n"]), *(with_bounds(of[metric], "\n") for metric in metrics)]
         for name, of in found["questions"].items()
     ]
     regions = [Bar(name, of["mean_iou"], colour=MODEL) for name, of in found["regions"].items()]
@@ -271,7 +274,7 @@ def _of_group(of: dict) -> list[str]:
     if "withheld" in of:
         return ["", "", "", f"withheld: {of['withheld']}", ""]
     sizes = (number(of["scores"][size]) for size in ("n", "studies", "patients"))
-    return [*sizes, f"{short(of['metric'])} {_with_bounds(of)}", interval(of["gain"])]
+    return [*sizes, f"{short(of['metric'])} {with_bounds(of)}", interval(of["gain"])]
 
 
 def _compare(report: dict) -> str:
@@ -289,10 +292,9 @@ def _compare(report: dict) -> str:
 
 def _chexpert(report: dict) -> str:
     parts = []
-    for key, title in (("chexpert", "the labeller's labels"), ("chexpert_radiologist", "a radiologist's labels")):
-        table = report[key]
-        if table:
-            mean, found = labels(table)
+    for source, (key, title) in CHEXPERT_TABLES.items():
+        if report[key]:
+            mean, found = labels(report, source)
             parts.append(_fold(f"Against {title}: {mean}", _table(*found)))
     return "".join(parts)
 
@@ -333,12 +335,6 @@ def _provenance(report: dict) -> str:
     return _table(["fate of the split's questions", "n"], counts) + _fold(
         "Provenance", _table(["what", "value"], facts, text={1})
     )
-
-
-def _with_bounds(one: dict, gap: str = " ") -> str:
-    if one["value"] is None:
-        return "n/a"
-    return number(one["value"]) + (f"{gap}[{one['low']:.3f}, {one['high']:.3f}]" if one["low"] is not None else "")
 
 
 def _p(value: float | None) -> str:
