@@ -5,17 +5,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from configs.mimic_cxr_config import DataConfig
 from data.label_space import CHEXPERT, Head
 from tests.evaluation_stub import make_setup
+from training.bootstrap import Resamples
 from training.evaluation import ROWS, evaluate
 from training.markdown import headline_lines, render_markdown
 from training.predictions import Predictions, decide, question_fates
 from training.report import GROUPS, build_report
 from training.report.scorer import Scorer
 from training.report.tables import interval, number, with_bounds
+from training.scoring.ranking import auroc, average_precision, histogram
 from utils.utils import write_json
 
 PATIENTS = [0, 0, 1, 2, 2, 3, 4, 5, 6]
@@ -250,3 +252,21 @@ def test_intervals_of_rare_classes_hold_their_own_value():
     for metric in scored.drawn:
         one = scorer.interval(scored, metric)
         assert one.low < one.value < one.high, metric
+
+
+@pytest.mark.parametrize(("metric", "exact"), [(average_precision, average_precision_score), (auroc, roc_auc_score)])
+def test_bins_shift_no_interval(metric, exact):
+    """Against scikit-learn on the questions of the drawn patients: few bins alone would lower every resample."""
+    rng = np.random.default_rng(5)
+    patient = rng.integers(0, 60, 900)
+    positive = rng.random(900) < 0.2
+    scores = rng.normal(1.5 * positive)
+    questions = SimpleNamespace(patient=patient, study=patient)
+    scorer = Scorer(questions, samples=200, confidence=0.95, seed=3)
+    drawn = scorer.ranked(patient, scores, positive, metric, bins=12)
+    times = Resamples(60, 200, 3).times
+    wanted = [exact(positive[rows], scores[rows]) for rows in (np.repeat(np.arange(900), of[patient]) for of in times)]
+    assert drawn.mean() == pytest.approx(np.mean(wanted), abs=1e-3)
+    assert np.abs(drawn - wanted).max() < 0.02
+    binned = histogram(patient, scores, positive, 60, 12, metric is average_precision)
+    assert metric(binned.sum(0)) < exact(positive, scores) - 2e-3
