@@ -43,7 +43,8 @@ h3{font-size:1rem;margin:1.4em 0 .3em}p{max-width:75ch}.soft{color:#5b6b7b}.smal
 svg{width:100%;height:auto;display:block}.scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.86rem;margin:.4em 0}
 th,td{padding:4px 10px;text-align:right;border-bottom:1px solid #e8edf2;white-space:pre;vertical-align:top}
-th:first-child,td:first-child{text-align:left}th{background:#f4f7fa;position:sticky;top:0}
+th:first-child,td:first-child{text-align:left}
+@media(min-width:601px){td:first-child{position:sticky;left:0;background:#fff}}th{background:#f4f7fa;position:sticky;top:0}
 .text{text-align:left!important;white-space:normal;min-width:14em}
 details{margin:.6em 0}summary{cursor:pointer;font-weight:600}
 nav a{margin-right:1em;white-space:nowrap}a{color:#1f5fa8}img{max-width:100%;height:auto}
