@@ -180,7 +180,7 @@ Box = tuple[float, float, float, float]
 def _region_boxes(
     regions: Any, observations: list[dict], image_id: str, size: tuple[int, int], counts: Counter | None
 ) -> dict[int, Box]:
-    """Canonical region -> the union of its trustworthy boxes, in [0, 1]."""
+    """Canonical region -> the smallest box around its trustworthy boxes, in [0, 1]."""
     if not (size[0] > 0 and size[1] > 0):
         note(counts, "box", "no_image_size")
         return {}

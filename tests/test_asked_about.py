@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from configs.mimic_cxr_config import DataConfig
@@ -10,7 +11,7 @@ from tests.mini_index import write_mini_index
 from training.evaluation_run import question_set
 from training.predictions import Predictions
 from training.report.scorer import Scorer
-from training.report.strata import by_finding, by_region
+from training.report.strata import by_finding, by_region, strata
 
 STUDIES = 24
 LUNG, HEART = (1 << REGIONS.index(name) for name in ("left lung", "heart"))
@@ -41,11 +42,11 @@ def tables(tmp_path_factory):
     told[Head.BINARY][about_nodules] = [n % 2 for n in range(STUDIES)]
     answered = Predictions(questions, dict.fromkeys(HEADS), told)
     scorer = Scorer(questions, samples=50, confidence=0.95, seed=0)
-    return by_finding(scorer, answered, None), by_region(scorer, answered, None)
+    return by_finding(scorer, answered, None), by_region(scorer, answered, None), (scorer, answered)
 
 
 def test_questions_are_counted_by_the_finding_they_name(tables):
-    findings, _ = tables
+    findings, _, _ = tables
     assert list(findings) == ["nodule", "pleural effusion"], "most asked first; a plural is the same name"
     binary = findings["nodule"]["binary"]
     assert {size: binary["scores"][size] for size in ("n", "studies", "patients")} == {
@@ -61,8 +62,21 @@ def test_questions_are_counted_by_the_finding_they_name(tables):
 
 
 def test_a_whole_counts_for_each_of_its_parts(tables):
-    _, regions = tables
+    _, regions, _ = tables
     assert set(regions) == {"left lung", "right lung", "heart"}
     assert regions["left lung"]["binary"]["scores"] == regions["right lung"]["binary"]["scores"]
     assert regions["heart"]["binary"]["scores"]["n"] == STUDIES and regions["heart"]["binary"]["value"] == 1.0
     assert "region" not in regions["heart"], "where-questions name a finding, no region"
+
+
+def test_groups_of_few_patients_are_withheld_however_many_questions_they_have(tables):
+    """Sex and age say who is in a group; how the question came about does not."""
+    scorer, answered = tables[2]
+    more = {"sex": np.where(answered.questions.patient % 3, "F", "M")}
+    found = strata(scorer, answered, None, more)
+    assert set(found["sex"]) == {"F", "M"}
+    for groups in found["sex"].values():
+        for of in groups.values():
+            assert of["withheld"] in ("fewer than 20 questions", "fewer than 20 patients")
+    binary = found["sex"]["F"]["binary"]
+    assert binary["withheld"] == "fewer than 20 patients" and "scores" not in binary

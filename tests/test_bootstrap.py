@@ -37,9 +37,9 @@ def of(counted, resamples, base=None, confidence=0.95) -> Interval:
 
 def test_gain_interval_equals_brute_force():
     """Repeats the questions of the drawn patients and lets scikit-learn score them."""
-    patient, prediction, target = make(3, patients=6, questions=25, classes=4)
+    patient, prediction, target = make(3, patients=20, questions=90, classes=4)
     base = np.random.default_rng(9).integers(0, 4, len(target))
-    resamples = Resamples(6, 300, 5)
+    resamples = Resamples(20, 300, 5)
     result = of(
         count(patient, prediction, target, Head.SEVERITY), resamples, count(patient, base, target, Head.SEVERITY)
     )
@@ -52,7 +52,7 @@ def test_gain_interval_equals_brute_force():
                 - balanced_accuracy_score(target[rows], base[rows])
             )
     assert (result.low, result.high) == pytest.approx(tuple(np.quantile(gains, [0.025, 0.975])))
-    assert result.dropped == 300 - len(gains) and result.n_patients == 6
+    assert result.dropped == 300 - len(gains) and result.n_patients == 20
     expected = balanced_accuracy_score(target, prediction) - balanced_accuracy_score(target, base)
     assert result.value == pytest.approx(expected)
 
@@ -64,10 +64,25 @@ def test_every_resample_has_as_many_patients_as_there_are():
 
 
 def test_resamples_without_a_class_are_dropped_and_counted():
-    patient, target = np.arange(4), np.array([1, 0, 0, 0])  # (3/4)^4 miss patient 0, (1/4)^4 have no other
-    result = of(count(patient, target, target), Resamples(4, 2000, 0))
-    assert result.dropped / 2000 == pytest.approx(0.75**4 + 0.25**4, abs=0.04)
+    patient, target = np.arange(40), np.repeat([1, 0], [4, 36])  # 0.9^40 have none of the four
+    result = of(count(patient, target, target), Resamples(40, 2000, 0))
+    assert result.dropped / 2000 == pytest.approx(0.9**40, abs=0.01)
     assert (result.low, result.high) == (1.0, 1.0)
+
+
+def test_there_is_no_interval_where_too_many_resamples_lack_a_class():
+    patient, target = np.arange(4), np.array([1, 0, 0, 0])  # (3/4)^4 miss patient 0, (1/4)^4 have no other
+    counted = count(patient, target, target)
+    result = of(counted, Resamples(4, 2000, 0), count(patient, 1 - target, target))
+    assert result.dropped / 2000 == pytest.approx(0.75**4 + 0.25**4, abs=0.04)
+    assert (result.value, result.low, result.high, result.p) == (1.0, None, None, None)
+
+
+@pytest.mark.parametrize(("undefined", "shown"), [(5, True), (6, False)])
+def test_up_to_one_in_twenty_resamples_may_be_undefined(undefined, shown):
+    drawn = np.where(np.arange(100) < undefined, np.nan, np.linspace(0, 1, 100))
+    result = interval(0.5, drawn, 0.95, patients=9)
+    assert result.dropped == undefined and (result.low is not None) == (result.high is not None) == shown
 
 
 def test_nothing_to_score_is_undefined_not_zero():

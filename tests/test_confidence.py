@@ -89,6 +89,12 @@ def test_equal_confidence_is_answered_in_no_order():
     assert risk_coverage(Decisions(np.zeros(0), np.zeros(0, bool))) is None
 
 
+def test_bins_are_of_equal_mass_however_skewed_confidence_is():
+    confidence = 1 - np.random.default_rng(0).exponential(0.01, 3000).clip(0, 0.5)  # nearly all above 0.95
+    bins = reliability(Decisions(confidence, np.ones(3000, bool)))
+    assert [b["n"] for b in bins] == [200] * 15
+
+
 @settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), distinct=st.integers(1, 40))
 def test_reliability_holds_every_decision(seed, distinct):

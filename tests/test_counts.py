@@ -104,14 +104,46 @@ def test_what_is_not_defined_is_nan_and_never_0_or_1():
     never = totals(Head.BINARY, np.array([1, 1]), np.array([1, 1]))
     assert np.isnan([never["precision_no"], never["recall_no"], never["f1_no"]]).all()
     absent = totals(Head.BINARY, np.array([0, 1, 1]), np.array([1, 1, 1]))
-    assert float(absent["precision_no"]) == 0 and np.isnan([absent["recall_no"], absent["f1_no"]]).all(), (
-        "told, but never true"
-    )
+    of_no = [absent["precision_no"], absent["recall_no"], absent["f1_no"]]
+    assert np.isnan(of_no).all(), "told, but never true"
+    one_grade = totals(Head.SEVERITY, np.array([1, 2, 1]), np.array([1, 1, 1]))
+    assert np.isnan(one_grade["quadratic_kappa"]) and float(one_grade["mae"]) == pytest.approx(1 / 3)
     empty = totals(Head.CATEGORY, np.zeros((2, 14), int), np.zeros((2, 14), int))
     assert np.isnan([empty["micro_f1"], empty["micro_precision"], empty["micro_recall"], empty["macro_f1"]]).all()
+    alarms = totals(Head.CATEGORY, np.ones((2, 14), int), np.zeros((2, 14), int))
+    assert np.isnan([alarms["micro_recall"], alarms["macro_f1"]]).all()
+    assert {float(alarms[name]) for name in ("micro_f1", "micro_precision", "jaccard", "exact_match")} == {0.0}
     nothing = totals(Head.REGION, np.zeros((0, 26), int), np.zeros((0, 26), int))
     assert all(np.isnan(value) for value in nothing.values())
     assert set(score_head(Head.SEVERITY, np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, int)).values()) == {0, None}
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10**6), head=st.sampled_from([Head.CATEGORY, Head.REGION]))
+def test_a_mean_over_many_classes_leaves_out_those_that_a_resample_lacks(seed, head):
+    """As scikit-learn scores the questions of the drawn patients, over the classes that occur both in them and in all."""
+    predictions, targets = draw(seed, head, 12)
+    rng = np.random.default_rng(seed)
+    patients = rng.integers(0, 6, 12)
+    found = counted(head, predictions, targets, patients)
+    times = np.bincount(rng.integers(0, len(found.counts), len(found.counts)), minlength=len(found.counts))
+    rows = np.repeat(np.arange(12), times[patients])
+    occurring = np.flatnonzero(targets[rows].any(0)) if len(rows) else []
+    value = float(found.metrics(times @ found.counts)["macro_f1"])
+    if not len(occurring):
+        assert np.isnan(value)
+        return
+    each = sk.f1_score(targets[rows], predictions[rows], labels=occurring, average=None, zero_division=0)
+    assert value == pytest.approx(each.mean(), **NEAR)
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
+def test_a_mean_over_few_classes_is_undefined_in_a_resample_that_lacks_one(metric):
+    """Grade 3 is one patient's: without it the mean of the other three would be of something else."""
+    patients, targets = np.arange(4), np.array([0, 1, 2, 3])
+    found = counted(Head.SEVERITY, np.array([0, 1, 2, 0]), targets, patients)
+    values = found.metrics(np.array([[1, 1, 1, 1], [2, 1, 1, 0]]) @ found.counts)[metric]
+    assert not np.isnan(values[0]) and np.isnan(values[1])
 
 
 @settings(max_examples=20)
@@ -132,7 +164,7 @@ def test_a_class_without_positives_has_no_recall_and_no_auroc():
     targets[:2, 3], predictions[0, 3], predictions[3, 5] = 1, 1, 1
     table = of_classes(counted(Head.REGION, predictions, targets))
     assert table[3] == {"n_pos": 2, "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3)}
-    assert table[5] == {"n_pos": 0, "precision": 0.0, "recall": None, "f1": None}
+    assert table[5] == {"n_pos": 0, "precision": None, "recall": None, "f1": None}
     probabilities = np.random.default_rng(0).random((4, 26))
     full = class_table(Head.REGION, probabilities, predictions, targets)
     rows = list(full.values())

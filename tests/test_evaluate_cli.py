@@ -170,14 +170,17 @@ def test_controls_of_an_earlier_evaluation_do_not_stay(place, tmp_path, index_of
     assert not stale.exists()
 
 
-def test_every_look_at_the_test_split_is_recorded(place, tmp_path, index_of_the_release):
+def test_every_look_at_the_test_split_is_recorded(place, tmp_path, index_of_the_release, caplog):
+    ledger = place / "checkpoints" / "test_ledger.jsonl"
+    ledger.write_text('{"cut off\n')
     for _ in range(2):
         run_evaluation(job(place, split="test", controls=False), settings(place, tmp_path))
-    lines = [json.loads(line) for line in (place / "checkpoints" / "test_ledger.jsonl").read_text().splitlines()]
+    assert "has now been evaluated 2 time(s)" in caplog.text, "a damaged line ends nothing"
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()[1:]]
     assert len(lines) == 2
     assert lines[0]["model"] == "best_model" and len(lines[0]["model_sha256"]) == 64
     assert lines[0]["score"] == json.loads((tmp_path / "report.json").read_text())["headline"]["score"]
-    (place / "checkpoints" / "test_ledger.jsonl").unlink()
+    ledger.unlink()
 
 
 def test_ledger_that_cannot_be_written_shows_no_result(place, tmp_path, index_of_the_release):

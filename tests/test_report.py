@@ -5,17 +5,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from configs.mimic_cxr_config import DataConfig
 from data.label_space import CHEXPERT, Head
 from tests.evaluation_stub import make_setup
+from training.bootstrap import Resamples
 from training.evaluation import ROWS, evaluate
 from training.markdown import headline_lines, render_markdown
 from training.predictions import Predictions, decide, question_fates
 from training.report import GROUPS, build_report
 from training.report.scorer import Scorer
-from training.report.tables import interval, number
+from training.report.tables import interval, number, with_bounds
+from training.scoring.ranking import auroc, average_precision, histogram
 from utils.utils import write_json
 
 PATIENTS = [0, 0, 1, 2, 2, 3, 4, 5, 6]
@@ -146,6 +148,19 @@ def test_chexpert_counts_blank_no_finding_as_negative_and_undefined_as_null(made
     assert table["No Finding"] == {"auroc": None, "n_pos": 0, "n_neg": len(PATIENTS)}
 
 
+def test_chexpert_has_intervals_of_labels_and_of_their_mean(made):
+    intervals = made.report["chexpert_intervals"]
+    assert intervals["radiologist"] == {}
+    own = intervals["labeller"]
+    assert set(own) == set(CHEXPERT) - {"No Finding"} | {"mean"}
+    assert own["mean"]["labels"] == 13 and own["mean"]["value"] == made.report["headline"]["chexpert_mean_auroc"]
+    for one in own.values():
+        assert one["low"] <= one["value"] <= one["high"] and one["n_patients"] == len(set(PATIENTS))
+    text = render_markdown(made.report)
+    assert f"mean AUROC {with_bounds(own['mean'])} over 13 of 14 labels" in text
+    assert "| No Finding | n/a (0 positives) |" in text
+
+
 def test_a_class_that_does_not_occur_is_null_never_zero_or_one(tmp_path):
     report = make(tmp_path, patients=[0, 1]).report  # devices: the answer is always "no"
     devices = report["by_type"]["B13_has_devices"]["model"]
@@ -172,8 +187,12 @@ def test_markdown_has_the_same_numbers(made):
         section = text.split(f"## Head {name}\n")[1].split("\n## ")[0].splitlines()
         header = [cell.strip() for cell in section[1].strip("|").split("|")]
         cells = next(line for line in section if line.startswith(f"| {row} "))
+        bounds = made.report["intervals"][row][name][metric]
         column = header.index({"auroc": "AUROC", "macro_f1": "macro-F1"}[metric])
-        assert cells.strip("|").split("|")[column].strip() == number(made.report["rows"][row][name][metric])
+        cell = cells.strip("|").split("|")[column].strip()
+        value = f"{number(made.report['rows'][row][name][metric])} [{bounds['low']:.3f}, {bounds['high']:.3f}]"
+        left_out = f" ({bounds['dropped']} left out)" if bounds["dropped"] else ""
+        assert cell == value + left_out
 
 
 def test_every_table_row_has_as_many_cells_as_its_header(made):
@@ -203,6 +222,9 @@ def test_headline_table_is_aligned_and_ends_with_the_gain(made):
 def test_numbers_for_people():
     assert (number(None), number(1234), number(0.5)) == ("n/a", "1,234", "0.500")
     assert interval({"value": 0.25, "low": -0.1, "high": 0.5}) == "+0.250 [-0.100, +0.500]"
+    some = {"value": 0.25, "low": -0.1, "high": 0.5, "dropped": 12}
+    assert interval(some) == "+0.250 [-0.100, +0.500] (12 left out)"
+    assert with_bounds(some) == "0.250 [-0.100, 0.500] (12 left out)"
     assert interval({"value": None, "low": None, "high": None}) == "n/a"
     assert interval({"value": 0.25, "low": None, "high": None}) == "+0.250 [n/a]"
 
@@ -230,3 +252,21 @@ def test_intervals_of_rare_classes_hold_their_own_value():
     for metric in scored.drawn:
         one = scorer.interval(scored, metric)
         assert one.low < one.value < one.high, metric
+
+
+@pytest.mark.parametrize(("metric", "exact"), [(average_precision, average_precision_score), (auroc, roc_auc_score)])
+def test_bins_shift_no_interval(metric, exact):
+    """Against scikit-learn on the questions of the drawn patients: few bins alone would lower every resample."""
+    rng = np.random.default_rng(5)
+    patient = rng.integers(0, 60, 900)
+    positive = rng.random(900) < 0.2
+    scores = rng.normal(1.5 * positive)
+    questions = SimpleNamespace(patient=patient, study=patient)
+    scorer = Scorer(questions, samples=200, confidence=0.95, seed=3)
+    drawn = scorer.ranked(patient, scores, positive, metric, bins=12)
+    times = Resamples(60, 200, 3).times
+    wanted = [exact(positive[rows], scores[rows]) for rows in (np.repeat(np.arange(900), of[patient]) for of in times)]
+    assert drawn.mean() == pytest.approx(np.mean(wanted), abs=1e-3)
+    assert np.abs(drawn - wanted).max() < 0.02
+    binned = histogram(patient, scores, positive, 60, 12, metric is average_precision)
+    assert metric(binned.sum(0)) < exact(positive, scores) - 2e-3

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+MOST_UNDEFINED = 0.05
+"""Share of resamples in which a metric may be undefined. Above, those that are left say nothing about all: no interval."""
 _CHUNK = 256
 """Resamples at a time: bounds the (S, P) matrix of floating-point multiplicities."""
 
@@ -26,7 +28,7 @@ class Interval:
     n_patients: int
     resamples: int
     dropped: int
-    """Resamples in which the metric is undefined (a class without a question): left out of the interval."""
+    """Resamples in which the metric is undefined (a class without a question): left out of the interval; see MOST_UNDEFINED."""
     p: float | None = None
     """Of a difference: two-sided, that it is zero"""
 
@@ -54,7 +56,7 @@ class Resamples:
 
 
 def interval(value: float, drawn: np.ndarray, confidence: float, patients: int, difference: bool = False) -> Interval:
-    """Percentile interval of a metric.
+    """Percentile interval of a metric; none when it is undefined in more than MOST_UNDEFINED of the resamples.
 
     Args:
         value: of all patients; nan: undefined.
@@ -64,7 +66,8 @@ def interval(value: float, drawn: np.ndarray, confidence: float, patients: int, 
         difference: with a p-value.
     """
     defined = drawn[~np.isnan(drawn)]
-    known = not np.isnan(value) and len(defined) > 0 and patients > 1  # one patient has no spread to show
+    enough = len(defined) > 0 and len(drawn) - len(defined) <= MOST_UNDEFINED * len(drawn)
+    known = not np.isnan(value) and enough and patients > 1  # one patient has no spread to show
     tail = (1 - confidence) / 2
     low, high = np.quantile(defined, [tail, 1 - tail]) if known else (None, None)
     return Interval(

@@ -8,16 +8,21 @@ from training.evaluation import ROWS
 from training.metrics import HEADLINE
 from training.report import BASELINE, GROUPS
 from training.report.tables import (
+    BRIER_SCALE,
+    CHEXPERT_TABLES,
+    LEFT_OUT,
     all_metrics,
     differences,
     interval,
     labels,
     least_p,
+    metric_cells,
     number,
     positives,
     scores_of,
     short,
     shown_rows,
+    with_bounds,
 )
 
 REMARKS: dict[str, str] = {
@@ -95,8 +100,8 @@ def render_markdown(report: dict) -> str:
         ),
         *(f"## Confusion of {head}\n\n" + _confusion_table(head, found) for head, found in report["confusion"].items()),
         *(
-            f"## CheXpert labels, from the image alone, against {whose}\n\n" + _chexpert_table(report[key])
-            for key, whose in (("chexpert", "the labeller's"), ("chexpert_radiologist", "a radiologist's"))
+            f"## CheXpert labels, from the image alone, against {whose}\n\n" + _chexpert_table(report, source)
+            for source, (key, whose) in CHEXPERT_TABLES.items()
             if report[key]
         ),
         "## Confidence\n\n" + _confidence_table(report),
@@ -143,15 +148,8 @@ def _headline_table(report: dict) -> str:
 
 def _head_table(report: dict, name: str) -> str:
     metrics = list(report["rows"]["model"][name])
-    body = [
-        [row_label(report, row), *(number(report["rows"][row][name][m]) for m in metrics)] for row in shown_rows(report)
-    ]
-    own = report["interval"][name]
-    bounds = "n/a" if own["low"] is None else f"{own['low']:.3f} to {own['high']:.3f}"
-    note = (
-        f"\n\nInterval of the model's {short(own['metric'])}: {bounds} "
-        f"({own['n_patients']:,} patients; {own['dropped']:,} of {own['resamples']:,} resamples left out as undefined)."
-    )
+    body = [[row_label(report, row), *metric_cells(report, row, name)] for row in shown_rows(report)]
+    note = f"\n\nIn brackets: the interval over {report['interval'][name]['resamples']:,} resamples of patients; {LEFT_OUT}."
     return _table(["row", *(short(m) for m in metrics)], body) + note
 
 
@@ -219,8 +217,8 @@ def _worst_table(report: dict) -> str:
     )
 
 
-def _chexpert_table(found: dict[str, dict]) -> str:
-    mean, table = labels(found)
+def _chexpert_table(report: dict, source: str) -> str:
+    mean, table = labels(report, source)
     return f"{mean}\n\n{_table(*table)}"
 
 
@@ -230,20 +228,17 @@ def _confidence_table(report: dict) -> str:
         for kind in ("raw", "tempered"):
             if kind in found:
                 numbers = [found[kind].get(name) for name in ("temperature", "ece", "brier", "nll")]
-                curve = found["risk_coverage"]
-                body.append([f"{head}, {kind}", *map(number, numbers), number(curve and curve["accuracy_at_80"])])
-    return _table(["head", "temperature", "ECE", "Brier", "NLL", "right at 80 % coverage"], body)
+                curve = found["risk_coverage"] if kind == "raw" else None  # of the answers as they are given
+                right = number(curve["accuracy_at_80"]) if curve else ""
+                body.append([f"{head}, {kind}", *map(number, numbers), right])
+    return _table(["head", "temperature", "ECE", f"Brier {BRIER_SCALE}", "NLL", "right at 80 % coverage"], body)
 
 
 def _grounding_table(report: dict) -> str:
     found = report["grounding"]["questions"]
     metrics = [metric for metric in found["all"] if metric != "n"]
-    body = [[name, number(of["n"]), *(_bounds(of[metric]) for metric in metrics)] for name, of in found.items()]
+    body = [[name, number(of["n"]), *(with_bounds(of[metric]) for metric in metrics)] for name, of in found.items()]
     return _table(["questions", "n", *(metric.replace("_", " ") for metric in metrics)], body)
-
-
-def _bounds(one: dict) -> str:
-    return number(one["value"]) + (f" [{one['low']:.3f}, {one['high']:.3f}]" if one["low"] is not None else "")
 
 
 def _group_table(name: str, values: dict[str, dict[str, dict]]) -> str:

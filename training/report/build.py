@@ -1,7 +1,7 @@
 """`report.json`: every metric of every row, with intervals over patients and paired differences.
 
     rows[row][group][metric]        binary, category, category_copy (questions that name their class), region, severity
-    intervals[row][group][metric]   low and high
+    intervals[row][group][metric]   low, high, and dropped: resamples in which it is not defined (above 5 %: no interval)
     gain[group], interval[group]    headline metric: model minus question_only, with p; the model's own
     gains[row][group]               headline metric: model minus each other row
     by_type[type][row][metric]      question types that were evaluated
@@ -9,6 +9,7 @@
     roc, confusion[head], worst_errors
     classes[group][class]           category, category_copy, region: positives, precision, recall, F1, AUROC, average precision
     chexpert[label]                 auroc, n_pos, n_neg over the studies' images; chexpert_radiologist likewise
+    chexpert_intervals              labeller, radiologist -> label -> its interval; `mean`: over the labels that are defined
     confidence[group]               calibration, temperature, reliability, risk and coverage
     grounding                       where the model looks against the answer's boxes; null without --compute_attention
     consistency[check]              answers about one study that contradict each other; paraphrases[way][group] likewise
@@ -30,12 +31,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data.label_space import CHEXPERT, HEADS, NO_FINDING, QUESTION_TYPES, Head
+from data.label_space import HEADS, QUESTION_TYPES, Head
 from training.audit import READS_THE_REPORT, leaks
 from training.bootstrap import Interval, holm
 from training.evaluation import ROWS, Evaluation
-from training.metrics import HEADLINE, Scores, chexpert_auroc, class_table, headline
+from training.metrics import HEADLINE, Scores, class_table, headline
 from training.predictions import Predictions, QuestionSet
+from training.report.chexpert import chexpert_tables
 from training.report.confidence import confidence_of_groups
 from training.report.consistency import consistency, paraphrase_agreement
 from training.report.details import confusion, roc, worst_errors
@@ -105,13 +107,13 @@ def build_report(
     counts = Counter()
     for by_fate in counts_by_type.values():
         counts.update(by_fate)
-    chexpert, mean_auroc = chexpert_table(evaluation.chexpert, evaluation.chexpert_labels)
-    radiologist, _ = chexpert_table(evaluation.chexpert, extras.radiologist)
+    chexpert, of_labeller = chexpert_tables(scorer, evaluation, evaluation.chexpert_labels)
+    radiologist, of_radiologist = chexpert_tables(scorer, evaluation, extras.radiologist)
     model = answered["model"]
     paraphrased = {name: Predictions.of(questions, answers) for name, answers in evaluation.paraphrases.items()}
     by_type, type_gain = _by_type(scorer, questions, answered)
     return {
-        "headline": _headline(rows, gains[BASELINE], mean_auroc),
+        "headline": _headline(rows, gains[BASELINE], of_labeller.get("mean", {}).get("value")),
         "rows": rows,
         "intervals": {row: _intervals(scorer, by_group) for row, by_group in scored.items()},
         "gain": gains[BASELINE],
@@ -127,6 +129,7 @@ def build_report(
         "worst_errors": worst_errors(model),
         "chexpert": chexpert,
         "chexpert_radiologist": radiologist,
+        "chexpert_intervals": {"labeller": of_labeller, "radiologist": of_radiologist},
         "confidence": confidence_of_groups(model, extras.temperatures),
         "grounding": grounding(scorer, evaluation.looks, model) if evaluation.looks else None,
         "consistency": consistency(model),
@@ -183,7 +186,9 @@ def _intervals(scorer: Scorer, by_group: dict[str, Scored | None]) -> dict[str, 
     table: dict[str, dict[str, dict]] = {}
     for name, scored in by_group.items():
         found = {metric: scorer.interval(scored, metric) for metric in (scored.drawn if scored else ())}
-        table[name] = {metric: {"low": one.low, "high": one.high} for metric, one in found.items()}
+        table[name] = {
+            metric: {"low": one.low, "high": one.high, "dropped": one.dropped} for metric, one in found.items()
+        }
     return table
 
 
@@ -260,21 +265,3 @@ def _compare(scorer: Scorer, questions: QuestionSet, model: Predictions, other: 
     for gain, adjusted in zip(types.values(), holm([gain.get("p") for gain in types.values()]), strict=True):
         gain["p_holm"] = adjusted
     return {"groups": groups, "types": types}
-
-
-def chexpert_table(probabilities: np.ndarray | None, labels: np.ndarray | None) -> tuple[dict[str, dict], float | None]:
-    """AUROC, positives and negatives of each label; uncertain and blank are left out, a blank No Finding is 0.
-
-    Empty where one of the two is not there, or no label is stated at all.
-    """
-    if probabilities is None or labels is None or np.isnan(labels).all():
-        return {}, None
-    labels = labels.astype(np.float64)
-    per_label, mean = chexpert_auroc(probabilities, labels)
-    negatives = labels == 0
-    negatives[:, NO_FINDING] |= np.isnan(labels[:, NO_FINDING])
-    table = {
-        name: {"auroc": per_label[name], "n_pos": int((labels[:, c] == 1).sum()), "n_neg": int(negatives[:, c].sum())}
-        for c, name in enumerate(CHEXPERT)
-    }
-    return table, mean

@@ -105,12 +105,15 @@ class _Subjects:
             yield from zip(positions, others.get(key, ()))
 
     def parts(self, kind: str) -> Iterator[Pair]:
-        """Pairs of the same type, the first about a part of what the second is about."""
+        """Pairs of the same type, the first about a part of what the second is about.
+
+        Both by the names of whole canonical regions: a lung is not its base, which the tables of names put there too.
+        """
         of_region: dict[tuple[int, str], int] = {}
         for (study, names), positions in self._of[TYPE_INDEX[kind]].items():
-            regions = {region for name in names for region in region_set(name) or ()}
-            if len(regions) == 1:
-                of_region[study, REGIONS[regions.pop()]] = positions[0]
+            regions = [name for name in names if region_set(name)]
+            if len(regions) == 1 and regions[0] in REGIONS:
+                of_region[study, regions[0]] = positions[0]
         for (study, region), position in of_region.items():
             whole = of_region.get((study, PARENTS.get(region, "")))
             if whole is not None:

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from data.index import Index
-from data.label_space import HEADS, REGIONS
+from data.label_space import REGIONS
 from data.order import ranges
 from training.evaluation import Looks
 from training.predictions import Predictions, QuestionSet
 from training.report.details import right_answers
+from training.report.groups import GROUPS, members_of
 from training.report.scorer import Scorer
 from training.scoring.grounding import Overlap, box_overlap, overlap
 
@@ -25,7 +26,8 @@ NO_NODES = "the model reads no scene graph, so that it looks at no region"
 def grounding(scorer: Scorer, looks: Looks, answered: Predictions) -> dict:
     """`questions[group]`: measures of the boxes that answers look at, with intervals; `regions[name]`: of predicted boxes.
 
-    Only questions whose answer speaks of a region with a box of its own in the image; `all` and each head.
+    Only questions whose answer speaks of a region with a box of its own in the image: `all` and each column of the report. A
+    region that the release gives several boxes has the smallest box around them, as the index holds it.
     """
     questions = answered.questions
     boxes, has_box = region_boxes(questions.index, looks.images)
@@ -33,7 +35,9 @@ def grounding(scorer: Scorer, looks: Looks, answered: Predictions) -> dict:
     right = right_answers(answered)[position]
     numbers = _numbers(measured) | {"right_and_box_right": right & (measured.iou >= RIGHT_BOX)}
     groups = {"all": np.ones(len(position), dtype=bool)}
-    groups |= {head.value: np.isin(position, questions.of(head)) for head in HEADS}
+    groups |= {
+        name: np.isin(position, questions.of(head)[members_of(questions, name)]) for name, head in GROUPS.items()
+    }
     table = {}
     for name, chosen in groups.items():
         values = {metric: scorer.mean(position[chosen], value[chosen]) for metric, value in numbers.items()}

@@ -13,16 +13,21 @@ from training.report.build import BASELINE
 from training.report.charts import CAUTION, CONTROL, GOOD, MODEL, Bar, Line, bars, curves, matrix
 from training.report.groups import GROUPS
 from training.report.tables import (
+    BRIER_SCALE,
+    CHEXPERT_TABLES,
+    LEFT_OUT,
     all_metrics,
     differences,
     interval,
     labels,
     least_p,
+    metric_cells,
     number,
     positives,
     scores_of,
     short,
     shown_rows,
+    with_bounds,
 )
 
 STYLE = """
@@ -38,7 +43,8 @@ h3{font-size:1rem;margin:1.4em 0 .3em}p{max-width:75ch}.soft{color:#5b6b7b}.smal
 svg{width:100%;height:auto;display:block}.scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.86rem;margin:.4em 0}
 th,td{padding:4px 10px;text-align:right;border-bottom:1px solid #e8edf2;white-space:pre;vertical-align:top}
-th:first-child,td:first-child{text-align:left}th{background:#f4f7fa;position:sticky;top:0}
+th:first-child,td:first-child{text-align:left}
+@media(min-width:601px){td:first-child{position:sticky;left:0;background:#fff}}th{background:#f4f7fa;position:sticky;top:0}
 .text{text-align:left!important;white-space:normal;min-width:14em}
 details{margin:.6em 0}summary{cursor:pointer;font-weight:600}
 nav a{margin-right:1em;white-space:nowrap}a{color:#1f5fa8}img{max-width:100%;height:auto}
@@ -152,12 +158,10 @@ def _rows(report: dict) -> str:
     parts.append(_table(["row", "what it is"], remarks, text={1}))
     parts.append(_fold("The model minus every other row, with intervals", _table(*differences(report))))
     for name in GROUPS:
-        metrics = list(report["rows"]["model"][name])
-        body = [
-            [row_label(report, row), *(number(report["rows"][row][name].get(metric)) for metric in metrics)]
-            for row in shown_rows(report)
-        ]
-        parts.append(_fold(f"All metrics: {name}", _table(["row", *map(short, metrics)], body)))
+        metrics = map(short, report["rows"]["model"][name])
+        body = [[row_label(report, row), *metric_cells(report, row, name, gap="\n")] for row in shown_rows(report)]
+        parts.append(_fold(f"All metrics: {name}", _table(["row", *metrics], body)))
+    parts.append(f'<p class="small soft">In brackets: intervals, where {LEFT_OUT}.</p>')
     return "".join(parts)
 
 
@@ -211,7 +215,7 @@ def _confidence(report: dict) -> str:
             )
     if not body:
         return ""
-    table = _table(["head", "temperature", "ECE (equal mass)", "Brier", "NLL"], body)
+    table = _table(["head", "temperature", "ECE (equal mass)", f"Brier {BRIER_SCALE}", "NLL"], body)
     return f'{table}<div class="grid">{"".join(panels)}</div>'
 
 
@@ -221,7 +225,7 @@ def _grounding(report: dict) -> str:
         return ""
     metrics = [metric for metric in found["questions"]["all"] if metric != "n"]
     body = [
-        [name, number(of["n"]), *(_with_bounds(of[metric], "\n") for metric in metrics)]
+        [name, number(of["n"]), *(with_bounds(of[metric], "\n") for metric in metrics)]
         for name, of in found["questions"].items()
     ]
     regions = [Bar(name, of["mean_iou"], colour=MODEL) for name, of in found["regions"].items()]
@@ -271,7 +275,7 @@ def _of_group(of: dict) -> list[str]:
     if "withheld" in of:
         return ["", "", "", f"withheld: {of['withheld']}", ""]
     sizes = (number(of["scores"][size]) for size in ("n", "studies", "patients"))
-    return [*sizes, f"{short(of['metric'])} {_with_bounds(of)}", interval(of["gain"])]
+    return [*sizes, f"{short(of['metric'])} {with_bounds(of)}", interval(of["gain"])]
 
 
 def _compare(report: dict) -> str:
@@ -289,10 +293,9 @@ def _compare(report: dict) -> str:
 
 def _chexpert(report: dict) -> str:
     parts = []
-    for key, title in (("chexpert", "the labeller's labels"), ("chexpert_radiologist", "a radiologist's labels")):
-        table = report[key]
-        if table:
-            mean, found = labels(table)
+    for source, (key, title) in CHEXPERT_TABLES.items():
+        if report[key]:
+            mean, found = labels(report, source)
             parts.append(_fold(f"Against {title}: {mean}", _table(*found)))
     return "".join(parts)
 
@@ -333,12 +336,6 @@ def _provenance(report: dict) -> str:
     return _table(["fate of the split's questions", "n"], counts) + _fold(
         "Provenance", _table(["what", "value"], facts, text={1})
     )
-
-
-def _with_bounds(one: dict, gap: str = " ") -> str:
-    if one["value"] is None:
-        return "n/a"
-    return number(one["value"]) + (f"{gap}[{one['low']:.3f}, {one['high']:.3f}]" if one["low"] is not None else "")
 
 
 def _p(value: float | None) -> str:

@@ -14,7 +14,7 @@ from data.label_space import HEADS, Head
 from training.bootstrap import Interval, Resamples, interval
 from training.metrics import Scores, score_head
 from training.predictions import Predictions, QuestionSet
-from training.scoring.counts import Counted
+from training.scoring.counts import Counted, mean_of_known
 from training.scoring.ranking import MOST_BINS, auroc, average_precision, histogram
 
 CLASS_BINS = 128
@@ -71,31 +71,47 @@ class Scorer:
     def _ranked(
         self, head: Head, patient: np.ndarray, probabilities: np.ndarray, targets: np.ndarray
     ) -> dict[str, np.ndarray]:
-        def drawn(scores: np.ndarray, positive: np.ndarray, metric: Callable, bins: int = MOST_BINS) -> np.ndarray:
-            of_precision = metric is average_precision
-            counts = histogram(patient, scores, positive, self._resamples.num_patients, bins, of_precision)
-            return metric(self._resamples.sums(counts))
-
         if head == Head.BINARY:
-            scores, positive = probabilities[:, 1], targets == 1
-            return {
-                "auroc": drawn(scores, positive, auroc),
-                "average_precision": drawn(scores, positive, average_precision),
-            }
-        if not HEADS[head].multi_label:
-            return {}
-        occurring = np.flatnonzero(targets.any(0))
+            asked = patient, probabilities[:, 1], targets == 1
+            return {"auroc": self.ranked(*asked, auroc), "average_precision": self.ranked(*asked, average_precision)}
+        occurring = np.flatnonzero(targets.any(0)) if HEADS[head].multi_label else ()
         if not len(occurring):
             return {}
-        each = [drawn(probabilities[:, c], targets[:, c] == 1, average_precision, CLASS_BINS) for c in occurring]
-        return {"mean_average_precision": np.mean(each, axis=0)}
+        each = [
+            self.ranked(patient, probabilities[:, c], targets[:, c] == 1, average_precision, CLASS_BINS)
+            for c in occurring
+        ]
+        return {"mean_average_precision": mean_of_known(np.stack(each, axis=1))}
+
+    def ranked(
+        self, patient: np.ndarray, scores: np.ndarray, positive: np.ndarray, metric: Callable, bins: int = MOST_BINS
+    ) -> np.ndarray:
+        """(S,) `metric` (auroc, average_precision) of what ranks (m,) cases, nan where it is not defined.
+
+        Bins take a little from every resample. How much is known for all patients together, and given back.
+
+        Args:
+            patient: (m,) in 0..P-1 (`patients_of`); scores: (m,); positive: (m,) bool.
+        """
+        at_positives, everyone = metric is average_precision, np.zeros(len(scores), dtype=np.int64)
+        counts = histogram(patient, scores, positive, self._resamples.num_patients, bins, at_positives)
+        exact = histogram(everyone, scores, positive, 1, len(scores), at_positives)[0]
+        return (metric(self._resamples.sums(counts)) + metric(exact) - metric(counts.sum(0))).clip(0, 1)
+
+    def patients_of(self, studies: np.ndarray) -> np.ndarray:
+        """Rows of the study table, each with a question -> their patients, 0..P-1."""
+        found, first = np.unique(self.questions.study, return_index=True)
+        return self._patient[first[np.searchsorted(found, studies)]]
 
     def interval(self, scored: Scored | None, metric: str) -> Interval:
         """Of a metric's value."""
         if scored is None or metric not in scored.drawn:
             return Interval(None, None, None, 0, self._resamples.samples, 0)
-        value = scored.scores[metric]
-        return interval(np.nan if value is None else value, scored.drawn[metric], self.confidence, scored.patients)
+        return self.of_drawn(scored.scores[metric], scored.drawn[metric], scored.patients)
+
+    def of_drawn(self, value: float | None, drawn: np.ndarray, patients: int) -> Interval:
+        """Of a value of all `patients`, None where undefined, and (S,) of the resamples."""
+        return interval(np.nan if value is None else value, drawn, self.confidence, patients)
 
     def mean(self, positions: np.ndarray, values: np.ndarray) -> Interval:
         """Of a number that the questions at `positions` (m,) of the set have."""

@@ -19,7 +19,8 @@ from training.report.groups import GROUPS, members_of
 from training.report.scorer import Scorer
 
 LEAST = 20
-"""Groups with fewer questions are withheld: they say nothing, and may say who is in them."""
+"""Groups with fewer questions are withheld, and groups by what patients are with fewer patients: they say nothing, and may say
+who is in them."""
 
 Labels = np.ndarray
 """(n,) of str, one for each question of a set; '' where nothing is known"""
@@ -34,14 +35,16 @@ def strata(
     """stratum -> value -> group -> all `scores`; of the headline `metric` its `value`, `low`, `high` and `gain` over the baseline.
 
     Args:
-        more: further strata, such as sex and age of patients.
+        more: further strata, which say what patients are, such as sex and age.
     """
     if answered is None:
         return {}
     table: dict[str, dict[str, dict[str, dict]]] = {}
-    for name, labels in (known_strata(answered.questions) | dict(more or {})).items():
+    known, of_patients = known_strata(answered.questions), dict(more or {})
+    for name, labels in (known | of_patients).items():
+        least_patients = LEAST if name in of_patients else 1
         found = {
-            str(value): _of_groups(scorer, answered, baseline, labels == value)
+            str(value): _of_groups(scorer, answered, baseline, labels == value, least_patients)
             for value in np.unique(labels[labels != ""])
         }
         table[name] = {value: heads for value, heads in found.items() if heads}
@@ -84,7 +87,11 @@ def _by_name(
 
 
 def _of_groups(
-    scorer: Scorer, answered: Predictions, baseline: Predictions | None, chosen: np.ndarray
+    scorer: Scorer,
+    answered: Predictions,
+    baseline: Predictions | None,
+    chosen: np.ndarray,
+    least_patients: int = 1,
 ) -> dict[str, dict]:
     groups = {}
     for name, head in GROUPS.items():
@@ -95,6 +102,10 @@ def _of_groups(
         metric = HEADLINE[head]
         if len(members) < LEAST:
             groups[name] = {"metric": metric, "withheld": f"fewer than {LEAST} questions"}
+            continue
+        patients = answered.questions.patient[answered.questions.of(head)[members]]
+        if len(np.unique(patients)) < least_patients:
+            groups[name] = {"metric": metric, "withheld": f"fewer than {least_patients} patients"}
             continue
         model, other = (scorer.score(one, head, members) for one in (answered, baseline))
         own, gain = scorer.interval(model, metric), scorer.gain(model, other, metric)

@@ -11,6 +11,9 @@ from training.report.groups import GROUPS
 Table = tuple[list[str], list[list[str]]]
 """header, lines"""
 
+LEFT_OUT = "resamples in which the metric is not defined are left out and counted, and where these are more than 5 % there is none"
+BRIER_SCALE = "(0 to 2 with one answer, 0 to 1 with several)"
+
 _SHORT = {
     "balanced_accuracy": "balanced accuracy",
     "micro_f1": "micro-F1",
@@ -43,11 +46,33 @@ def number(value: float | None) -> str:
 
 
 def interval(gain: dict) -> str:
-    """`+0.312 [0.280, 0.341]`"""
+    """`+0.312 [+0.280, +0.341]`, and how many resamples it leaves out, if any; `[n/a]`: too many."""
     if gain["value"] is None:
         return "n/a"
     bounds = f" [{gain['low']:+.3f}, {gain['high']:+.3f}]" if gain["low"] is not None else " [n/a]"
-    return f"{gain['value']:+.3f}{bounds}"
+    return f"{gain['value']:+.3f}{bounds}{_left_out(gain)}"
+
+
+def with_bounds(one: dict, gap: str = " ") -> str:
+    """`0.812 [0.780, 0.841]`, likewise."""
+    if one["value"] is None:
+        return "n/a"
+    bounds = f"{gap}[{one['low']:.3f}, {one['high']:.3f}]" if one["low"] is not None else ""
+    return f"{number(one['value'])}{bounds}{_left_out(one)}"
+
+
+def _left_out(one: dict) -> str:
+    return f" ({one['dropped']:,} left out)" if one.get("dropped") else ""
+
+
+def metric_cells(report: dict, row: str, name: str, gap: str = " ") -> list[str]:
+    """All metrics of a row in the model's order, with intervals where there are."""
+    scores, bounds = report["rows"][row][name], report["intervals"].get(row, {}).get(name, {})
+    nothing = {"low": None, "high": None}
+    return [
+        with_bounds({"value": scores.get(metric)} | bounds.get(metric, nothing), gap)
+        for metric in report["rows"]["model"][name]
+    ]
 
 
 def positives(scores: Scores, metric: str) -> str:
@@ -76,15 +101,24 @@ def differences(report: dict) -> Table:
     return ["model minus", *GROUPS], body
 
 
-def labels(table: dict[str, dict]) -> tuple[str, Table]:
-    """CheXpert labels: their mean with the number of labels that it is taken over, and the table."""
-    defined = [of["auroc"] for of in table.values() if of["auroc"] is not None]
-    mean = number(sum(defined) / len(defined)) if defined else "n/a"
-    body = [[name, positives(of, "auroc"), number(of["n_pos"]), number(of["n_neg"])] for name, of in table.items()]
-    return f"mean AUROC {mean} over {len(defined)} of {len(table)} labels", (
-        ["label", "AUROC", "positive", "negative"],
-        body,
-    )
+CHEXPERT_TABLES = {
+    "labeller": ("chexpert", "the labeller's labels"),
+    "radiologist": ("chexpert_radiologist", "a radiologist's labels"),
+}
+"""Source of labels -> its key in the report, and how it is called"""
+
+
+def labels(report: dict, source: str) -> tuple[str, Table]:
+    """CheXpert labels of a source: their mean with the number of labels that it is taken over, and the table."""
+    table, intervals = report[CHEXPERT_TABLES[source][0]], report["chexpert_intervals"][source]
+    body = [
+        [name, with_bounds(intervals[name]) if name in intervals else positives(of, "auroc")]
+        + [number(of["n_pos"]), number(of["n_neg"])]
+        for name, of in table.items()
+    ]
+    mean = with_bounds(intervals["mean"]) if intervals else "n/a"
+    over = intervals["mean"]["labels"] if intervals else 0
+    return f"mean AUROC {mean} over {over} of {len(table)} labels", (["label", "AUROC", "positive", "negative"], body)
 
 
 def least_p(report: dict) -> str:

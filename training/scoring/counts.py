@@ -37,7 +37,8 @@ class Counted:
     def metrics(self, sums: np.ndarray) -> Values:
         """(..., K) sums over some patients -> every metric of the head.
 
-        Averages over classes are over those that occur in all counts together: a resample without one is undefined.
+        Averages over classes are over those that occur in all counts together. Where sums lack one of them, the mean over few
+        classes (binary, severity) is undefined: it would be of something else. The mean over many leaves that class out.
         """
         total = self.counts.sum(0)
         of_sums = of_multi_label if HEADS[self.head].multi_label else of_confusion
@@ -86,7 +87,9 @@ def of_confusion(sums: np.ndarray, total: np.ndarray, head: Head) -> Values:
     n = matrix.sum((-2, -1))
     occurring = whole.sum(1) > 0
     several = occurring.sum() > 1
-    recall, f1 = _ratio(hits, true), _ratio(2 * hits, true + told)
+    recall, f1, precision = (
+        of_present(value, true) for value in (_ratio(hits, true), _ratio(2 * hits, true + told), _ratio(hits, told))
+    )
     values = {
         "accuracy": _ratio(hits.sum(-1), n),
         "balanced_accuracy": recall[..., occurring].mean(-1) if several else np.full(n.shape, np.nan),
@@ -94,12 +97,11 @@ def of_confusion(sums: np.ndarray, total: np.ndarray, head: Head) -> Values:
         "mcc": _mcc(true, told, hits, n),
     }
     if head == Head.BINARY:
-        precision = _ratio(hits, told)
         for place, name in enumerate(BINARY):
             values |= {
                 f"precision_{name}": precision[..., place],
                 f"recall_{name}": recall[..., place],
-                f"f1_{name}": np.where(true[..., place] > 0, f1[..., place], np.nan),
+                f"f1_{name}": f1[..., place],
             }
     if head == Head.SEVERITY:
         values |= _ordinal(matrix, true, told, n)
@@ -115,31 +117,31 @@ def _mcc(true: np.ndarray, told: np.ndarray, hits: np.ndarray, n: np.ndarray) ->
 
 
 def _ordinal(matrix: np.ndarray, true: np.ndarray, told: np.ndarray, n: np.ndarray) -> Values:
-    """Quadratic weighted kappa (Cohen 1968) and mean absolute error of grades."""
+    """Quadratic weighted kappa (Cohen 1968), nan where all targets are one grade, and mean absolute error of grades."""
     grade = np.arange(len(SEVERITIES))
     distance = np.abs(grade[:, None] - grade)
     by_chance = _ratio((true[..., :, None] * told[..., None, :] * distance**2).sum((-2, -1)), n)
     disagreement = (matrix * distance**2).sum((-2, -1))
     return {
-        "quadratic_kappa": 1 - _ratio(disagreement, by_chance),
+        "quadratic_kappa": of_present(1 - _ratio(disagreement, by_chance), (true > 0).sum(-1) - 1),
         "mae": _ratio((matrix * distance).sum((-2, -1)), n),
     }
 
 
 def of_multi_label(sums: np.ndarray, total: np.ndarray, head: Head) -> Values:
     """micro_f1, micro_precision, micro_recall, macro_f1 (classes that are ever right), jaccard (mean over questions, 1 for
-    two empty sets), exact_match."""
+    two empty sets), exact_match. What is counted over all classes is 0 where classes are told and none is true."""
     classes = len(HEADS[head].classes)
     hits, alarms, misses = (sums[..., i * classes : (i + 1) * classes] for i in range(3))
     n, exact, jaccard = (sums[..., 3 * classes + i] for i in range(3))
     occurring = (total[:classes] + total[2 * classes : 3 * classes]) > 0
-    f1 = _ratio(2 * hits, 2 * hits + alarms + misses)
+    f1 = of_present(_ratio(2 * hits, 2 * hits + alarms + misses), hits + misses)
     tp, fp, fn = hits.sum(-1), alarms.sum(-1), misses.sum(-1)
     return {
         "micro_f1": _ratio(2 * tp, 2 * tp + fp + fn),
         "micro_precision": _ratio(tp, tp + fp),
         "micro_recall": _ratio(tp, tp + fn),
-        "macro_f1": f1[..., occurring].mean(-1) if occurring.any() else np.full(n.shape, np.nan),
+        "macro_f1": mean_of_known(f1[..., occurring]),
         "jaccard": _ratio(jaccard, n),
         "exact_match": _ratio(exact, n),
     }
@@ -152,12 +154,24 @@ def of_classes(counted: Counted) -> list[dict[str, float | int | None]]:
     values = {
         "precision": _ratio(hits, hits + alarms),
         "recall": _ratio(hits, hits + misses),
-        "f1": np.where(hits + misses > 0, _ratio(2 * hits, 2 * hits + alarms + misses), np.nan),
+        "f1": _ratio(2 * hits, 2 * hits + alarms + misses),
     }
+    values = {name: of_present(value, hits + misses) for name, value in values.items()}
     return [
         {"n_pos": int(hits[c] + misses[c])} | {name: known(value[c]) for name, value in values.items()}
         for c in range(classes)
     ]
+
+
+def of_present(values: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """nan where nothing is `true`: a class without a question has no score, whatever is answered."""
+    return np.where(true > 0, values, np.nan)
+
+
+def mean_of_known(values: np.ndarray) -> np.ndarray:
+    """(..., C) -> (...) mean of those that are not nan; nan where all are."""
+    there = ~np.isnan(values)
+    return _ratio(np.where(there, values, 0).sum(-1), there.sum(-1))
 
 
 def known(value: float) -> float | None:
