@@ -12,14 +12,13 @@ from configs.mimic_cxr_config import DataConfig
 from data.download.needed import export_of, home_of, needed_images, needed_of_jpg, needed_of_qba
 from data.download.release import Mirror, Outcome
 from data.download.transfer import Count, Site
+from data.published import VIEWS
 from data.release.locate import find_jpg, find_qba
 from data.release.reader import open_release
 from utils.errors import DataError
 
 IMAGE_BYTES = 1_600_000
 """Mean of MIMIC-CXR-JPG: 570.3 GiB / 377,110 (https://physionet.org/content/mimic-cxr-jpg/2.1.0/)"""
-IMAGES = {"frontal_only": 243_334, "all": 377_110, "lateral_only": 117_988}
-"""Of the release, by `ViewPosition`; blank is neither"""
 TABLE_BYTES = 32_000_000
 LISTING_BYTES = 52_000_000
 ARCHIVE_BYTES = {"exports/A_frontal/": 3_000_000_000, "exports/B_frontal/": 9_400_000_000, "": 10_300_000_000}
@@ -43,7 +42,7 @@ class Step:
 def plan(data: DataConfig) -> list[Step]:
     """What a download with these settings fetches, by published numbers; the network is not asked."""
     jpg, qba, home = Path(data.mimic_cxr_path), Path(data.mimic_qa_path), export_of(data)
-    images = IMAGES[data.view_filter]
+    images = VIEWS[data.view_filter]
     what = f"images ({data.view_filter}; at most: only those of studies with questions)"
     return [
         Step("lists of files with checksums", 2, LISTING_BYTES, jpg),

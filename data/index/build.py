@@ -223,6 +223,7 @@ def _assemble(folders, target: Path, identity, release: Release, vocabulary: Voc
     texts: dict[str, int] = {}
     question_ids: dict[str, int] = {}
     image_ids, views, counts, names = [], [], Counter(), Counter()
+    examples: dict[tuple[str, str], int] = {}
     rows = Counter()
     with (target / "images" / STORE_FILES[identity["image_store"]]).open("wb") as pixels:
         for folder in folders:
@@ -241,6 +242,7 @@ def _assemble(folders, target: Path, identity, release: Release, vocabulary: Voc
             views += strings["views"]
             counts.update({tuple(c[:3]): c[3] for c in strings["counts"]})
             names.update({tuple(c[:2]): c[2] for c in strings["names"]})
+            examples = {tuple(c[:2]): c[2] for c in strings.get("examples", ())} | examples
             with (folder / PIXELS).open("rb") as source:
                 shutil.copyfileobj(source, pixels, 1 << 22)
     tables = {t: {c: np.concatenate(values) for c, values in cs.items()} for t, cs in columns.items()}
@@ -250,7 +252,7 @@ def _assemble(folders, target: Path, identity, release: Release, vocabulary: Voc
         write_table(target / "tables" / f"{name}.arrow", table)
     with (target / PROBLEMS).open("w") as file:
         file.writelines(json.dumps(p) + "\n" for p in problems)
-    write_json(target / META, _meta(identity, release, vocabulary, counts, names, problems, rows))
+    write_json(target / META, _meta(identity, release, vocabulary, counts, names, problems, rows, examples))
 
 
 def _shift(part: dict[str, np.ndarray], rows: Counter, pixel_offset: int) -> None:
@@ -273,13 +275,16 @@ def _recode(codes: np.ndarray, local: list[str], shared: dict[str, int]) -> np.n
     return table[codes]
 
 
-def _meta(identity, release: Release, vocabulary: Vocabulary, counts, names, problems, rows) -> dict:
+def _meta(identity, release: Release, vocabulary: Vocabulary, counts, names, problems, rows, examples) -> dict:
     by_split: dict[str, dict[str, dict[str, int]]] = {}
     for (split, question_type, fate), n in sorted(counts.items()):
         by_split.setdefault(split, {}).setdefault(question_type, {})[fate] = n
     unmapped: dict[str, dict[str, int]] = {}
     for (kind, value), n in names.most_common():
         unmapped.setdefault(kind, {})[value] = n
+    of_kind: dict[str, dict[str, int]] = {}
+    for (kind, value), study in sorted(examples.items()):
+        of_kind.setdefault(kind, {})[value] = study
     return {
         "format": FORMAT,
         "fingerprint": identity["fingerprint"],
@@ -292,5 +297,6 @@ def _meta(identity, release: Release, vocabulary: Vocabulary, counts, names, pro
         "rows": dict(rows),
         "counts": by_split,
         "unmapped": unmapped,
+        "examples": of_kind,
         "problems": dict(Counter(p["kind"] for p in problems)),
     }

@@ -74,6 +74,8 @@ class PartWriter:
     """(split, question type, fate) -> questions"""
     names: Counter = field(default_factory=Counter)
     """(kind, value) of everything that no table knows"""
+    examples: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(kind, value) of `names`, or ("question", fate) -> the first study that has it"""
     problems: list[dict] = field(default_factory=list)
     offset: int = 0
 
@@ -91,7 +93,10 @@ def build_part(release: Release, jobs: list[StudyJob], form: PartForm, target: P
         part = PartWriter()
         with (folder / PIXELS).open("wb") as pixels:
             for job in jobs:
+                known = part.names, part.counts
+                part.names, part.counts = Counter(), Counter()
                 _add_study(part, release, job, form, pixels)
+                _keep_examples(part, job, *known)
         arrays = {
             f"{table}.{name}": np.array(part.columns[table][name], dtype=dtype)
             for table, names in COLUMNS.items()
@@ -107,9 +112,19 @@ def build_part(release: Release, jobs: list[StudyJob], form: PartForm, target: P
             "views": part.views,
             "counts": [[*key, n] for key, n in part.counts.items()],
             "names": [[*key, n] for key, n in part.names.items()],
+            "examples": [[*key, study] for key, study in part.examples.items()],
             "problems": part.problems,
         }
         (folder / "strings.json").write_text(json.dumps(strings))
+
+
+def _keep_examples(part: PartWriter, job: StudyJob, names: Counter, counts: Counter) -> None:
+    """Add the counts of a study to those before it."""
+    for key in (*part.names, *(("question", fate) for _, _, fate in part.counts)):
+        part.examples.setdefault(key, job.study_id)
+    names.update(part.names)
+    counts.update(part.counts)
+    part.names, part.counts = names, counts
 
 
 def _add_study(part: PartWriter, release: Release, job: StudyJob, form: PartForm, pixels) -> None:

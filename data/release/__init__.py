@@ -3,8 +3,17 @@
 Plain or gzipped tables, zip archives or unpacked folders, with or without an inner `qa/`, the exports, `wget -r` trees.
 """
 
-from data.release.check import Problem, check
+from data.release.check import Problem, check, layout_notes
 from data.release.extract import extract_release
 from data.release.reader import Release, find_release, open_release, wanted_views
 
-__all__ = ["Problem", "Release", "check", "extract_release", "find_release", "open_release", "wanted_views"]
+__all__ = [
+    "Problem",
+    "Release",
+    "check",
+    "extract_release",
+    "find_release",
+    "layout_notes",
+    "open_release",
+    "wanted_views",
+]

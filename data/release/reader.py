@@ -219,6 +219,10 @@ class Release:
             total.update(hashlib.sha256(members.signature() if members else b"none").digest())
         return total.hexdigest()[:16]
 
+    def describe_questions(self) -> str:
+        """Where the questions are read from."""
+        return str(self._qa)
+
     def describe(self) -> list[str]:
         """Plain lines: what was found where, and how much of it."""
         tables = self.jpg.tables

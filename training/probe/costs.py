@@ -9,26 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from configs.mimic_cxr_config import Config
+from data import published
 from data.index.store import COLUMNS
 from data.mimic_cxr_dataset import VQADataset
 from training.engine import global_batch
 from training.trainer import count_steps
 
-PAGE = "https://physionet.org/content/mimic-ext-cxr-qba/1.0.0/"
-TRAIN_STUDIES = 222_180
-TRAIN_FRONTAL = {"A": 7_378_344, "B": 30_542_190}
+PAGE = published.QBA_PAGE
+TRAIN_STUDIES = published.QUESTION_STUDIES["train"]
+TRAIN_FRONTAL = {grade: published.QUESTIONS[f"{grade}_frontal"]["train"] for grade in "AB"}
 """Questions of the training split about frontal images, of that grade or better."""
-RATED = {
-    "A++": 1_368_001,
-    "A+": 1_115_789,
-    "A": 5_347_580,
-    "B": 24_812_681,
-    "C": 700_747,
-    "D": 547_763,
-    "all": 8_280_266,
-}
+RATED = {grade or "all": number for grade, number in published.GRADES.items()}
 """Questions of exactly that grade, all splits and views; `all`: unrated ones."""
-IMAGES = {"frontal_only": 243_334, "lateral_only": 132_841, "all": 376_175}
 ASPECT = 1.2
 """Longer side of a chest film by the shorter one, about."""
 
@@ -82,7 +74,7 @@ def _index_bytes(config: Config) -> int:
     """About: the index has all grades, and the pixels of all images that the view filter lets through."""
     side = config.data.image_store_size or config.data.image_size
     a_question = sum(np.dtype(kind).itemsize for kind in COLUMNS["questions"].values())
-    return round(IMAGES[config.data.view_filter] * side * side * ASPECT + sum(RATED.values()) * a_question)
+    return round(published.VIEWS[config.data.view_filter] * side * side * ASPECT + sum(RATED.values()) * a_question)
 
 
 @dataclass(frozen=True)
