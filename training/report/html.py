@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from html import escape
 
 from data.label_space import BINARY, SEVERITIES
@@ -10,7 +9,6 @@ from data.summary import SYNTHETIC_NOTICE
 from training.markdown import REMARKS, row_label
 from training.metrics import HEADLINE
 from training.report.build import BASELINE
-from training.report.charts import CAUTION, CONTROL, GOOD, MODEL, Bar, Line, bars, curves, matrix
 from training.report.groups import GROUPS
 from training.report.tables import (
     BRIER_SCALE,
@@ -29,30 +27,9 @@ from training.report.tables import (
     shown_rows,
     with_bounds,
 )
+from utils.charts import CAUTION, CONTROL, GOOD, MODEL, Bar, Line, bars, curves, matrix
+from utils.page import banner, fold, html_table, page
 
-STYLE = """
-:root{color-scheme:light}*{box-sizing:border-box}
-body{margin:0;font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#1c2733;background:#fff}
-main{max-width:1220px;margin:0 auto;padding:20px 20px 60px}
-h1{font-size:1.6rem;line-height:1.25;margin:.3em 0}h2{font-size:1.25rem;margin:2.2em 0 .5em;border-bottom:2px solid #dfe5eb}
-h3{font-size:1rem;margin:1.4em 0 .3em}p{max-width:75ch}.soft{color:#5b6b7b}.small{font-size:.86rem}
-.banner{padding:10px 14px;border-left:6px solid #c77700;background:#fff6e6;margin:12px 0;font-weight:600;max-width:none}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:18px 26px;align-items:start}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px}
-.tile{border:1px solid #dfe5eb;border-radius:8px;padding:10px 14px}.tile b{display:block;font-size:1.5rem}
-svg{width:100%;height:auto;display:block}.scroll{overflow-x:auto}
-table{border-collapse:collapse;font-size:.86rem;margin:.4em 0}
-th,td{padding:4px 10px;text-align:right;border-bottom:1px solid #e8edf2;white-space:pre;vertical-align:top}
-th:first-child,td:first-child{text-align:left}
-@media(min-width:601px){td:first-child{position:sticky;left:0;background:#fff}}th{background:#f4f7fa;position:sticky;top:0}
-.text{text-align:left!important;white-space:normal;min-width:14em}
-details{margin:.6em 0}summary{cursor:pointer;font-weight:600}
-nav a{margin-right:1em;white-space:nowrap}a{color:#1f5fa8}img{max-width:100%;height:auto}
-ul{padding-left:1.2em}.ok{color:#2b8a5a}.bad{color:#b3261e;font-weight:600}
-@media(max-width:600px){main{padding:12px 12px 40px}h1{font-size:1.3rem}
-th,td{padding:4px 7px}table{font-size:.8rem}.text{min-width:9em}}
-@media print{nav{display:none}details{display:block}}
-"""
 COLOURS = {"model": MODEL, "graph_oracle": CAUTION}
 
 
@@ -77,21 +54,9 @@ def render_html(report: dict, pictures: str = "") -> str:
         ("Surest errors", _worst(report)),
         ("Questions and provenance", _provenance(report)),
     ]
-    sections = [(title, body) for title, body in sections if body]
-    links = " ".join(f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title, _ in sections)
-    body = "".join(
-        f'<section id="{_anchor(title)}"><h2>{escape(title)}</h2>{text}</section>' for title, text in sections
-    )
     title = f"{source['questions']:,} questions of {source['patients']:,} patients, split {source['split']}"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
-        f'<p class="soft small">Evaluation on {escape(source["dataset"])}, index {escape(source["index_fingerprint"])}</p>'
-        f"<h1>{escape(title)}</h1>"
-        f"{_banners(source)}<nav>{links}</nav>{body}</main></body></html>\n"
-    )
+    above = f"Evaluation on {source['dataset']}, index {source['index_fingerprint']}"
+    return page(title, above, _banners(source), sections)
 
 
 def _banners(source: dict) -> str:
@@ -100,7 +65,7 @@ def _banners(source: dict) -> str:
         texts.append("Made from credentialed data: keep this file where the data are, and do not share it.")
     if source["graph"] not in ("predicted", "unknown"):
         texts.append(f"The model answers from the graph {source['graph']!r}, not from one that it predicts.")
-    return "".join(f'<p class="banner">{escape(text)}</p>' for text in texts)
+    return "".join(map(banner, texts))
 
 
 def _headline(report: dict) -> str:
@@ -148,19 +113,21 @@ def _types(report: dict) -> str:
         f"p: that the gain is zero, two-sided, adjusted over the {len(table)} types; {least_p(report)}.</p>"
     )
     scores = {kind: rows["model"] for kind, rows in report["by_type"].items()}
-    everything = "".join(_table(*one) for one in all_metrics(scores, "type"))
-    return note + bars(rows, 590, 220) + _table(header, table) + _fold("All metrics of the model by type", everything)
+    everything = "".join(html_table(*one) for one in all_metrics(scores, "type"))
+    return (
+        note + bars(rows, 590, 220) + html_table(header, table) + fold("All metrics of the model by type", everything)
+    )
 
 
 def _rows(report: dict) -> str:
     parts = []
     remarks = [[row_label(report, row), report["missing_rows"].get(row, REMARKS[row])] for row in shown_rows(report)]
-    parts.append(_table(["row", "what it is"], remarks, text={1}))
-    parts.append(_fold("The model minus every other row, with intervals", _table(*differences(report))))
+    parts.append(html_table(["row", "what it is"], remarks, text={1}))
+    parts.append(fold("The model minus every other row, with intervals", html_table(*differences(report))))
     for name in GROUPS:
         metrics = map(short, report["rows"]["model"][name])
         body = [[row_label(report, row), *metric_cells(report, row, name, gap="\n")] for row in shown_rows(report)]
-        parts.append(_fold(f"All metrics: {name}", _table(["row", *metrics], body)))
+        parts.append(fold(f"All metrics: {name}", html_table(["row", *metrics], body)))
     parts.append(f'<p class="small soft">In brackets: intervals, where {LEFT_OUT}.</p>')
     return "".join(parts)
 
@@ -172,7 +139,7 @@ def _classes(report: dict) -> str:
         body = [[name, *(positives(scores, metric) for metric in metrics)] for name, scores in table.items()]
         defined = sum(scores["f1"] is not None for scores in table.values())
         title = f"{head}: {defined} of {len(table)} classes occur"
-        parts.append(_fold(title, _table(["class", *map(short, metrics)], body)))
+        parts.append(fold(title, html_table(["class", *map(short, metrics)], body)))
     return "".join(parts)
 
 
@@ -215,7 +182,7 @@ def _confidence(report: dict) -> str:
             )
     if not body:
         return ""
-    table = _table(["head", "temperature", "ECE (equal mass)", f"Brier {BRIER_SCALE}", "NLL"], body)
+    table = html_table(["head", "temperature", "ECE (equal mass)", f"Brier {BRIER_SCALE}", "NLL"], body)
     return f'{table}<div class="grid">{"".join(panels)}</div>'
 
 
@@ -235,9 +202,9 @@ def _grounding(report: dict) -> str:
     )
     measures = [name for name in found["regions"]["all"] if name != "n"]
     pairs = [[name, number(of["n"]), *(number(of[m]) for m in measures)] for name, of in found["regions"].items()]
-    table = _table(["region", "n", *(name.replace("_", " ") for name in measures)], pairs)
-    chart = _fold("Predicted boxes against those of the report's graph", bars(regions, 640, 170) + table)
-    return note + _table(["questions", "n", *(metric.replace("_", " ") for metric in metrics)], body) + chart
+    table = html_table(["region", "n", *(name.replace("_", " ") for name in measures)], pairs)
+    chart = fold("Predicted boxes against those of the report's graph", bars(regions, 640, 170) + table)
+    return note + html_table(["questions", "n", *(metric.replace("_", " ") for metric in metrics)], body) + chart
 
 
 def _consistency(report: dict) -> str:
@@ -245,21 +212,21 @@ def _consistency(report: dict) -> str:
         [name, number(of["pairs"]), number(of["consistent"]), number(of["consistent_targets"])]
         for name, of in report["consistency"].items()
     ]
-    parts = [_table(["contradiction", "pairs", "consistent answers", "consistent targets"], body)]
+    parts = [html_table(["contradiction", "pairs", "consistent answers", "consistent targets"], body)]
     if report["paraphrases"]:
         heads = list(next(iter(report["paraphrases"].values())))
         body = [[name, *(number(of.get(head)) for head in heads)] for name, of in report["paraphrases"].items()]
-        parts.append("<h3>Same answer when asked otherwise</h3>" + _table(["asked", *heads], body))
+        parts.append("<h3>Same answer when asked otherwise</h3>" + html_table(["asked", *heads], body))
     return "".join(parts)
 
 
 def _strata(report: dict) -> str:
-    return "".join(_fold(name, _groups(name, values)) for name, values in report["strata"].items())
+    return "".join(fold(name, _groups(name, values)) for name, values in report["strata"].items())
 
 
 def _asked_about(report: dict) -> str:
     kinds = {"finding": report["findings"], "region": report["regions"]}
-    parts = [_fold(f"by {name}", _groups(name, values)) for name, values in kinds.items() if values]
+    parts = [fold(f"by {name}", _groups(name, values)) for name, values in kinds.items() if values]
     note = "Questions whose text names it: the other words of a question do not matter. A question can stand in several rows."
     return f'<p class="small soft">{note}</p>' + "".join(parts) if parts else ""
 
@@ -267,8 +234,8 @@ def _asked_about(report: dict) -> str:
 def _groups(name: str, values: dict[str, dict[str, dict]]) -> str:
     header = [name, "head", "questions", "studies", "patients", "model", f"gain over {BASELINE}"]
     body = [[value, head, *_of_group(of)] for value, heads in values.items() for head, of in heads.items()]
-    everything = "".join(_table(*one) for one in all_metrics(scores_of(values), name))
-    return _table(header, body) + (_fold("all metrics", everything) if everything else "")
+    everything = "".join(html_table(*one) for one in all_metrics(scores_of(values), name))
+    return html_table(header, body) + (fold("all metrics", everything) if everything else "")
 
 
 def _of_group(of: dict) -> list[str]:
@@ -286,8 +253,8 @@ def _compare(report: dict) -> str:
     types = [[name, short(one["metric"]), interval(one), _p(one.get("p_holm"))] for name, one in found["types"].items()]
     return (
         '<p class="small soft">Differences to the other answers, over the same resampled patients.</p>'
-        + _table(["head", "metric", "difference", "p"], groups)
-        + _fold("By question type", _table(["type", "metric", "difference", "p (Holm)"], types))
+        + html_table(["head", "metric", "difference", "p"], groups)
+        + fold("By question type", html_table(["type", "metric", "difference", "p (Holm)"], types))
     )
 
 
@@ -296,7 +263,7 @@ def _chexpert(report: dict) -> str:
     for source, (key, title) in CHEXPERT_TABLES.items():
         if report[key]:
             mean, found = labels(report, source)
-            parts.append(_fold(f"Against {title}: {mean}", _table(*found)))
+            parts.append(fold(f"Against {title}: {mean}", html_table(*found)))
     return "".join(parts)
 
 
@@ -311,12 +278,12 @@ def _audit(report: dict) -> str:
         for kind in ("patients", "studies", "images", "same_pictures")
         if kind in audit
     ]
-    text += _table(["shared with training", "n", "examples (hashed)"], body, text={2})
+    text += html_table(["shared with training", "n", "examples (hashed)"], body, text={2})
     names = [
         [kind, number(of["n"]), f"{of['per_question']:.4f}"] for kind, of in audit.get("unknown_names", {}).items()
     ]
     if names:
-        text += _table(["names that stand in no table", "n", "a question of the release"], names)
+        text += html_table(["names that stand in no table", "n", "a question of the release"], names)
     listed = "".join(f'<li class="bad">{escape(line)}</li>' for line in found)
     return (f"<ul>{listed}</ul>" if listed else "") + text
 
@@ -327,35 +294,16 @@ def _worst(report: dict) -> str:
         for e in report["worst_errors"]
     ]
     header = ["row of predictions.parquet", "study (hashed)", "type", "off by", "said", "truth"]
-    return _fold(f"{len(body)} surest wrong answers", _table(header, body, text={4, 5})) if body else ""
+    return fold(f"{len(body)} surest wrong answers", html_table(header, body, text={4, 5})) if body else ""
 
 
 def _provenance(report: dict) -> str:
     counts = [[fate, number(n)] for fate, n in report["counts"].items()]
     facts = [[key, str(value)] for key, value in report["provenance"].items()]
-    return _table(["fate of the split's questions", "n"], counts) + _fold(
-        "Provenance", _table(["what", "value"], facts, text={1})
+    return html_table(["fate of the split's questions", "n"], counts) + fold(
+        "Provenance", html_table(["what", "value"], facts, text={1})
     )
 
 
 def _p(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
-
-
-def _table(header: Sequence[str], body: Iterable[Sequence[str]], text: set[int] = frozenset()) -> str:
-    head = "".join(f"<th{' class=text' if i in text else ''}>{escape(cell)}</th>" for i, cell in enumerate(header))
-    rows = "".join(
-        "<tr>"
-        + "".join(f"<td{' class=text' if i in text else ''}>{escape(str(cell))}</td>" for i, cell in enumerate(line))
-        + "</tr>"
-        for line in body
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-
-
-def _fold(title: str, body: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>{body}</details>"
-
-
-def _anchor(title: str) -> str:
-    return title.lower().replace(" ", "-")

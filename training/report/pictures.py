@@ -12,10 +12,10 @@ from PIL import Image
 from data.label_space import HEADS, QUESTION_TYPES, REGIONS, Head
 from training.evaluation import Evaluation
 from training.predictions import Predictions
-from training.report.charts import CAUTION, GOOD, MODEL
 from training.report.details import names_of, right_answers, worst_errors
 from training.report.grounding import region_boxes
 from training.scoring.grounding import looked_at
+from utils.charts import CAUTION, GOOD, MODEL
 
 MOST = 8
 """Surest errors, and as many right answers"""
