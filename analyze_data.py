@@ -1,6 +1,7 @@
-"""Say what a release holds, what is missing, and whether training can start (exit code 0: yes, 1: no).
+"""Say what a release holds, what is odd about it, and whether training can start (exit code 0: yes, 1: no).
 
 python analyze_data.py --mimic_cxr_path $MIMIC_CXR_PATH --mimic_qa_path $MIMIC_QA_PATH
+python analyze_data.py --check --allow image_size_differs
 """
 
 from __future__ import annotations
@@ -14,13 +15,36 @@ from utils import cli
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--output_dir", default="./analysis_output", help="where analysis_report.json goes (default: %(default)s)"
+        "--output_dir",
+        type=Path,
+        default=Path("./analysis_output"),
+        help="where analysis_report.json and .html go (default: %(default)s)",
+    )
+    parser.add_argument("--check", action="store_true", help="look for oddities only; write no report")
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="let training start in spite of this error; repeatable",
+    )
+    parser.add_argument(
+        "--visualize_samples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="draw N films with boxes and questions into the page, which then must stay private (default: none)",
     )
     parser.add_argument(
         "--num_workers", type=int, metavar="N", help="processes, if the index has to be built (default: all)"
     )
     cli.add_common_arguments(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.visualize_samples < 0:
+        parser.error("--visualize_samples must be at least 0")
+    if args.check and args.visualize_samples:
+        parser.error("--visualize_samples needs the page, which --check does not write")
+    return args
 
 
 def main(argv: list[str]) -> int:
@@ -31,42 +55,83 @@ def main(argv: list[str]) -> int:
     if args.print_config:
         print(format_config(loaded))
         return 0
-    return analyse(args, loaded.config)
+    return examine(args, loaded.config)
 
 
-def analyse(args: argparse.Namespace, config) -> int:
+def examine(args: argparse.Namespace, config) -> int:
+    from data.doctor import LOOK_ALIKE, Diagnosis, compare, diagnose, diagnose_release
     from data.index import ensure_index
-    from data.release import check, open_release
-    from data.summary import obstacles, report_lines, summarise
-    from utils.utils import setup_logging, write_json, writing_to
+    from data.release import open_release
+    from utils.utils import setup_logging
 
     setup_logging()
+    Diagnosis.of([], args.allow)  # a misspelt name shows now, not after the work
     release = open_release(config.data.mimic_cxr_path, config.data.mimic_qa_path)
     for line in release.describe():
         print(line)
-    problems = check(release, max_bad_fraction=config.data.max_bad_fraction, view_filter=config.data.view_filter)
+    found = diagnose_release(release, config.data)
+    if errors := Diagnosis.of(found, args.allow).errors:
+        # nothing is built from a release that cannot be trained on
+        return conclude(Diagnosis.of(found, args.allow), len(errors))
     index = ensure_index(config, args.num_workers)
-    summary = summarise(index, config.data)
-    for line in report_lines(summary):
-        print(line)
     # what the release lacks explains what the index lacks: it is said once
-    reasons = [f"{p.what} ({p.where}); {p.mend}" for p in problems if p.severity == "error"]
-    reasons = reasons or obstacles(index, config.data)
-    warnings = [f"{p.what} ({p.where}); {p.mend}" for p in problems if p.severity == "warning"]
-    for kind, lines in (("warning", warnings), ("error", reasons)):
-        for line in lines:
-            print(f"{kind}: {line}")
-    report = {
-        "summary": {"is_ready": not reasons, "reasons": reasons},
-        "index": summary,
-        "warnings": warnings,
-    }
-    path = Path(args.output_dir) / "analysis_report.json"
-    with writing_to(path.parent, "free space, or name another folder with --output_dir"):
-        write_json(path, report)
-    print(f"report: {path}")
-    print("ready: training can start" if not reasons else f"not ready: {len(reasons)} thing(s) to mend, see above")
-    return 0 if not reasons else 1
+    known = {problem.name for problem in found}
+    found += [problem for problem in diagnose(index, config.data) if problem.name not in known]
+    diagnosis, comparisons = Diagnosis.of(found, args.allow), compare(release, index)
+    different = [one for one in comparisons if one.why]
+    if not args.check:
+        write_report(args, config, release, index, diagnosis, comparisons)
+    print(
+        f"published counts: {len(comparisons) - len(different)} of {len(comparisons)} are met"
+        if comparisons
+        else LOOK_ALIKE
+    )
+    for one in different:
+        print(f"  {one.what}: {one.here:,}, published {one.published:,}: {one.why}")
+    return conclude(diagnosis, len(diagnosis.errors))
+
+
+def write_report(args: argparse.Namespace, config, release, index, diagnosis, comparisons) -> None:
+    from tqdm import tqdm
+
+    from data.analysis import analyse, render_page, verdict
+    from data.analysis.samples import samples
+    from data.summary import report_lines
+    from utils.utils import write_atomic, write_json, writing_to
+
+    report = verdict(diagnosis, comparisons)
+    tokenizer = tokenizer_of(config, index)
+    parts = analyse(release, index, config.data, tokenizer, config.model.max_question_length)
+    for name, values in tqdm(parts, desc="analysis", unit="part", disable=None):
+        report[name] = values
+    for line in report_lines(report["index"]):
+        print(line)
+    with writing_to(args.output_dir, "free space, or name another folder with --output_dir"):
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        write_json(args.output_dir / "analysis_report.json", report)
+        shown = samples(index, args.visualize_samples) if args.visualize_samples else ""
+        write_atomic(args.output_dir / "analysis_report.html", render_page(report, shown))
+    print(f"report: {args.output_dir / 'analysis_report.json'} and .html")
+
+
+def tokenizer_of(config, index):
+    """The model's tokenizer where it can be had; None: lengths are in words alone."""
+    from models.encoders import build_tokenizer
+    from training.run import training_texts
+    from utils.errors import ConfigError
+
+    try:
+        return build_tokenizer(config.model, training_texts(index))
+    except ConfigError as error:
+        print(f"word pieces are not counted: {error}")
+        return None
+
+
+def conclude(diagnosis, errors: int) -> int:
+    for line in diagnosis.lines():
+        print(line)
+    print(f"not ready: {errors} thing(s) to mend, see above" if errors else "ready: training can start")
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":

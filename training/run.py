@@ -99,7 +99,7 @@ def prepare(config: Config, processes: Processes | None = None, index: Index | N
     seed_everything(training.seed)
     index = index or processes.main_first("the index", lambda: _index(config))
     start = load_start(config, index) if training.init_from else None
-    tokenizer = start[1] if start else build_tokenizer(config.model, _training_texts(index))
+    tokenizer = start[1] if start else build_tokenizer(config.model, training_texts(index))
     train_data = training_questions(config, index, tokenizer)
     val_data = VQADataset(
         index,
@@ -161,7 +161,7 @@ def load_start(config: Config, index: Index) -> tuple[SSGVQA, object]:
     return model.train(), tokenizer
 
 
-def _training_texts(index: Index) -> Iterator[str]:
+def training_texts(index: Index) -> Iterator[str]:
     """Nothing is read before somebody asks for the first."""
     everything = Selection(index, "train", DataConfig(quality_grade="all"))
     yield from index.texts(text_codes(everything))

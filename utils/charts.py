@@ -129,6 +129,41 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     return _svg(width, height, parts, "confusion matrix, rows are the truth", most=width)
 
 
+def count_bars(rows: Sequence[tuple[str, float]], width: int = 520, label_width: int = 190, colour: str = MODEL) -> str:
+    """Horizontal bars of numbers, the largest as long as there is room."""
+    height, left, right = 22 * len(rows) + 6, label_width, width - 90
+    most = max((number for _, number in rows), default=0) or 1
+    parts = []
+    for place, (label, number) in enumerate(rows):
+        y, length = 22 * place + 4, (right - left) * number / most
+        parts.append(_text(left - 8, y + 12, label, anchor="end"))
+        parts.append(f'<rect x="{left}" y="{y}" width="{length:.1f}" height="14" rx="2" fill="{colour}"/>')
+        parts.append(_text(left + length + 6, y + 12, f"{number:,}" if number == int(number) else f"{number:.3f}"))
+    return _svg(width, height, parts, "; ".join(f"{label} {number}" for label, number in rows))
+
+
+def histogram(counts: Sequence[int], x: str, step: float = 1, first: float = 0, width: int = 420) -> str:
+    """Columns of the numbers of things in equal steps of `x`, from `first`; long ones are put together."""
+    merge = max(1, -(-len(counts) // 40))
+    columns = [sum(counts[i : i + merge]) for i in range(0, len(counts), merge)]
+    left, top, bottom, right = 10, 18, 150, width - 10
+    most, wide = max(columns, default=0) or 1, (right - left) / max(len(columns), 1)
+    parts = [f'<line x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}" stroke="{SOFT}"/>']
+    for place, number in enumerate(columns):
+        tall = (bottom - top) * number / most
+        parts.append(
+            f'<rect x="{left + wide * place + 0.5:.1f}" y="{bottom - tall:.1f}" width="{max(wide - 1, 0.5):.1f}" '
+            f'height="{tall:.1f}" fill="{MODEL}"><title>{first + place * merge * step:g}: {number:,}</title></rect>'
+        )
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        value = first + share * len(columns) * merge * step
+        anchor = "start" if share == 0 else "end" if share == 1 else "middle"
+        parts.append(_text(left + (right - left) * share, bottom + 16, f"{value:,g}", anchor=anchor, fill=SOFT))
+    parts.append(_text((left + right) / 2, bottom + 34, x, anchor="middle"))
+    parts.append(_text(left, 12, f"most: {most:,}", fill=SOFT))
+    return _svg(width, bottom + 42, parts, f"histogram of {x}")
+
+
 def _svg(width: int, height: float, parts: list[str], label: str, most: int | None = None) -> str:
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}" '

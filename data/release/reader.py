@@ -115,6 +115,12 @@ class Release:
         path = self.jpg.tables.get("test-set-labeled")
         return None if path is None else read_labels(path, rename={"Airspace Opacity": "Lung Opacity"})[0]
 
+    @cached_property
+    def negbio(self) -> pandas.DataFrame | None:
+        """The second labeller's labels in the form of `chexpert`; None where the table is not there."""
+        path = self.jpg.tables.get("negbio")
+        return None if path is None else read_labels(path)[0]
+
     def question_table(self, columns: tuple[str, ...] = ("question_type", "rating", "split")) -> pyarrow.Table | None:
         """Columns of `question_metadata` by the last part of their names; None when the release has no such table."""
         return read_question_table(self.qba, columns)

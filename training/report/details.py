@@ -7,8 +7,8 @@ import secrets
 import numpy as np
 
 from data.label_space import HEADS, QUESTION_TYPES, Head
-from training.audit import hashed_id
 from training.predictions import Predictions, QuestionSet
+from utils.privacy import hashed_id
 
 POINTS = 101
 """of a curve"""
