@@ -87,6 +87,7 @@ def write_mini_index(path: Path, studies: list[dict], *, side: int = 16) -> Inde
     written |= {"texts": {"value": list(texts)}, "question_ids": {"value": list(keys)}}
     for name, table in written.items():
         write_table(path / "tables" / f"{name}.arrow", table)
+    (path / "problems.jsonl").write_text("")
     (path / "images" / "pixels.u8").write_bytes(b"".join(p.tobytes() for p in pixels))
     counts: dict = {}
     for study in studies:

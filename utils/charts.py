@@ -50,7 +50,7 @@ def bars(rows: Sequence[Bar], width: int = 640, label_width: int = 190) -> str:
             parts.append(
                 f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 2}" y2="{y + 17}" stroke="{CAUTION}" stroke-width="2.5"/>'
             )
-        place = max(end, left + scale * (row.high or 0))
+        place = max(end, left + scale * max(row.high or 0, row.mark or 0))
         parts.append(_text(min(place + 6, width - 44), y + 12, f"{row.value:.3f}", fill=INK))
     for tick in (0, 0.25, 0.5, 0.75, 1):
         parts.append(_text(left + scale * tick, height - 6, f"{tick:g}", anchor="middle", fill=SOFT))
@@ -158,7 +158,8 @@ def histogram(counts: Sequence[int], x: str, step: float = 1, first: float = 0, 
     for share in (0, 0.25, 0.5, 0.75, 1):
         value = first + share * len(columns) * merge * step
         anchor = "start" if share == 0 else "end" if share == 1 else "middle"
-        parts.append(_text(left + (right - left) * share, bottom + 16, f"{value:,g}", anchor=anchor, fill=SOFT))
+        tick = f"{round(value):,}" if step >= 1 else f"{value:g}"
+        parts.append(_text(left + (right - left) * share, bottom + 16, tick, anchor=anchor, fill=SOFT))
     parts.append(_text((left + right) / 2, bottom + 34, x, anchor="middle"))
     parts.append(_text(left, 12, f"most: {most:,}", fill=SOFT))
     return _svg(width, bottom + 42, parts, f"histogram of {x}")

@@ -11,8 +11,8 @@ from data.index import SPLITS, Index
 from data.overlap import overlap
 from utils.privacy import hashed_id
 
-SIDE_STEP = 250
-"""Pixels of a bar of the histogram of sizes"""
+BARS = 40
+"""of a histogram of sizes, about"""
 PAIRS = (("train", "validate"), ("train", "test"), ("validate", "test"))
 SHOWN = 5
 
@@ -22,17 +22,18 @@ def films(index: Index) -> dict:
     images = index.images
     n = len(images["width"])
     views = Counter(view or "blank" for view in index.views(np.arange(n)))
+    step = max(1, int(max(images["width"].max(initial=0), images["height"].max(initial=0))) // BARS)
     sides = {}
     for name in ("width", "height"):
         values = np.asarray(images[name])
-        counts = np.bincount(values // SIDE_STEP) if n else np.zeros(0, dtype=np.int64)
+        counts = np.bincount(values // step) if n else np.zeros(0, dtype=np.int64)
         sides[name] = {
             "least": int(values.min()) if n else None,
             "median": float(np.median(values)) if n else None,
             "most": int(values.max()) if n else None,
             "histogram": counts.tolist(),
         }
-    return {"n": n, "views": dict(views.most_common()), "step": SIDE_STEP, **sides, "per_study": _per_study(index)}
+    return {"n": n, "views": dict(views.most_common()), "step": step, **sides, "per_study": _per_study(index)}
 
 
 def _per_study(index: Index) -> dict[str, int]:

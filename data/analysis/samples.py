@@ -7,7 +7,7 @@ import io
 from html import escape
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data.analysis.questions import target_words
 from data.index import Index
@@ -49,7 +49,7 @@ def _study(index: Index, study: int) -> str:
 def film_with_boxes(index: Index, row: int) -> str:
     """The image `row` as SVG with the boxes of its regions, each of which says its name."""
     film = Image.fromarray(index.pixels[row])
-    film.thumbnail((SIDE, SIDE))
+    film = ImageOps.contain(film, (SIDE, SIDE))
     width, height = film.size
     buffer = io.BytesIO()
     film.save(buffer, "JPEG", quality=85)
