@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
 
 
 def examine(args: argparse.Namespace, config) -> int:
-    from data.doctor import LOOK_ALIKE, Diagnosis, compare, diagnose, diagnose_release
+    from data.doctor import Diagnosis, compare, comparison_lines, diagnose, diagnose_release
     from data.index import ensure_index
     from data.release import open_release
     from utils.utils import setup_logging
@@ -78,16 +78,10 @@ def examine(args: argparse.Namespace, config) -> int:
     known = {problem.name for problem in found}
     found += [problem for problem in diagnose(index, config.data) if problem.name not in known]
     diagnosis, comparisons = Diagnosis.of(found, args.allow), compare(release, index)
-    different = [one for one in comparisons if one.why]
     if not args.check:
         write_report(args, config, release, index, diagnosis, comparisons)
-    print(
-        f"published counts: {len(comparisons) - len(different)} of {len(comparisons)} are met"
-        if comparisons
-        else LOOK_ALIKE
-    )
-    for one in different:
-        print(f"  {one.what}: {one.here:,}, published {one.published:,}: {one.why}")
+    for line in comparison_lines(comparisons):
+        print(line)
     return conclude(diagnosis, len(diagnosis.errors))
 
 

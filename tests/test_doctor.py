@@ -12,7 +12,7 @@ import pytest
 import analyze_data
 from configs.mimic_cxr_config import Config
 from data import published
-from data.doctor import NAMES, Diagnosis, compare, diagnose, diagnose_release
+from data.doctor import NAMES, Diagnosis, compare, comparison_lines, diagnose, diagnose_release
 from data.doctor.oddities import BOXES, FATES, FILES, STATEMENTS, VALUES
 from data.index import ensure_index
 from data.label_space import QUESTION_TYPES
@@ -174,6 +174,14 @@ BAD_BOXES = {
 }
 
 
+def test_a_release_without_any_box_is_worth_a_warning(release):
+    for study in STUDIES:
+        rewrite(
+            Path(release.data.mimic_qa_path) / "scene_data.zip", study, graph_of(study, (100, 150)) | {"regions": {}}
+        )
+    assert found(release)["no_boxes"].severity == "warning"
+
+
 @pytest.mark.parametrize("name", BAD_BOXES)
 def test_odd_boxes_are_named_and_counted(release, name):
     graph = graph_of(THIRD, (100, 150))
@@ -242,6 +250,8 @@ def test_a_look_alike_has_no_published_counts_and_a_real_part_says_what_is_missi
     assert table["train images"].here == 9 and table["train images"].published == 368_960
     assert table["train questions"].here == 9 * 30 and "a part of" in table["train questions"].why
     assert table["questions D02_has_finding"].here == 12 * 30
+    lines = comparison_lines(list(table.values()))
+    assert lines[0].startswith("published counts: ") and len(lines) <= 4, "a line for each reason, not for each count"
 
 
 @pytest.mark.parametrize("options", [["--check"], pytest.param([], marks=pytest.mark.slow)])

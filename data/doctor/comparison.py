@@ -36,6 +36,21 @@ def compare(release: Release, index: Index | None) -> list[Comparison]:
     ]
 
 
+def comparison_lines(comparisons: list[Comparison]) -> list[str]:
+    """For a terminal: how many counts are met, and a line for each reason why others are not."""
+    if not comparisons:
+        return [LOOK_ALIKE]
+    reasons: dict[str, list[Comparison]] = {}
+    for one in comparisons:
+        if one.why:
+            reasons.setdefault(one.why, []).append(one)
+    lines = [f"published counts: {sum(not one.why for one in comparisons)} of {len(comparisons)} are met"]
+    for why, found in reasons.items():
+        first = found[0]
+        lines.append(f"  {len(found)} differ ({first.what}: {first.here:,}, published {first.published:,}): {why}")
+    return lines
+
+
 def export_of(release: Release) -> str:
     """The export that the questions come from: `all`, `A_frontal` or `B_frontal`."""
     root = release.qba.root

@@ -87,6 +87,12 @@ def _ready(index: Index, data: DataConfig) -> Iterator[Problem]:
         elif not (used & (split == number)).any():
             what = f"no {name} question passes data.quality_grade {data.quality_grade!r} and data.question_types"
             yield Problem("grade_leaves_nothing", "error", what, where, "choose a lower grade or other types")
+    if not len(index.boxes["region"]):
+        what, mend = (
+            "no image has a box",
+            "the model learns where regions are from nothing; download scene_data.zip again",
+        )
+        yield Problem("no_boxes", "warning", what, where, mend)
     if shared := patients_in_two_splits(index):
         what, mend = f"{shared:,} patients are in more than one split", "scores would be of patients that were learned"
         yield Problem("patients_in_two_splits", "error", what, where, mend, shared)
@@ -139,6 +145,10 @@ def _bases(index: Index) -> dict[str, int]:
 def _problem(oddity: Oddity, count: int, base: int, where: str, example: str) -> Problem:
     too_many = oddity.most is not None and count > max(ENOUGH, oddity.most * base)
     severity = "error" if too_many else "note" if oddity.expected else "warning"
-    share = f" ({100 * count / base:.2g} % of {base:,} {oddity.base})" if base else ""
+    share = f" ({_percent(count / base)} of {base:,} {oddity.base})" if base else ""
     mend = f"{oddity.mend}; more than {100 * oddity.most:g} % is too much" if too_many else oddity.mend
     return Problem(oddity.name, severity, f"{count:,} {oddity.what}{share}", where, mend, count, example)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"

@@ -210,7 +210,13 @@ RELEASE: tuple[str, ...] = (
     "questions_twice", "older_release",
 )  # fmt: skip
 """Names that `data.release.check` and `layout_notes` give"""
-READY: tuple[str, ...] = ("nothing_to_train", "nothing_to_validate", "grade_leaves_nothing", "patients_in_two_splits")
+READY: tuple[str, ...] = (
+    "nothing_to_train",
+    "nothing_to_validate",
+    "grade_leaves_nothing",
+    "patients_in_two_splits",
+    "no_boxes",
+)
 """Of the index as a whole"""
 
 NAMES: tuple[str, ...] = (
