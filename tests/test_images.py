@@ -106,3 +106,75 @@ def test_damaged_jpeg_in_the_store_is_named(store):
     path.write_bytes(data)
     with pytest.raises(DataError, match="image 0 is damaged"):
         ImageStore(folder, kind, *columns)[0]
+
+
+NO_IMAGE = "not a JPEG, PNG or DICOM"
+REAL_ODD = {
+    "12in16bit.tif": NO_IMAGE,
+    "16_bit_binary.pgm": NO_IMAGE,
+    "16_bit_noise.tif": NO_IMAGE,
+    "16bit.cropped.jp2": NO_IMAGE,
+    "16bit.cropped.tif": NO_IMAGE,
+    "1_trns.png": (64, 64),
+    "broken.png": NO_IMAGE,
+    "broken_data_stream.png": "bad header checksum",
+    "broken_exif_dpi.jpg": (100, 100),
+    "decompression_bomb.gif": NO_IMAGE,
+    "exif_imagemagick_orientation.png": (512, 512),
+    "exif_typeerror.jpg": (800, 531),
+    "g4_orientation_6.tif": NO_IMAGE,
+    "hopper.Lab.tif": NO_IMAGE,
+    "hopper_16bit.pgm": NO_IMAGE,
+    "hopper_16bit_qtables.jpg": (128, 128),
+    "hopper_bad_exif.jpg": (500, 500),
+    **{f"hopper_orientation_{n}.jpg": (128, 128) for n in range(2, 9)},
+    "i_trns.png": "16 bits a channel",
+    "l_trns.png": (64, 64),
+    "p_trns_single.png": (64, 64),
+    "pil_sample_cmyk.jpg": (100, 100),
+    "pil_sample_rgb.jpg": (100, 100),
+    "rgb_trns.png": (64, 64),
+    "transparent.png": (200, 150),
+    "truncated_image.png": "Truncated",
+    "truncated_jpeg.jpg": "truncated",
+}
+"""Real odd files -> width and height of what is read, or why it is refused"""
+
+
+def test_real_odd_files_are_read_as_documented_or_refused_with_their_reason(shared_dir):
+    folder = shared_dir / "real" / "odd-images" / "pillow"
+    names = {path.name for path in folder.iterdir() if path.suffix not in ("", ".json")}
+    assert names == set(REAL_ODD)
+    for name, wanted in REAL_ODD.items():
+        if isinstance(wanted, str):
+            with pytest.raises(DataError, match=wanted) as refused:
+                decode(folder / name)
+            assert name in str(refused.value) and "\n" not in str(refused.value)
+        else:
+            pixels, *size = decode(folder / name)
+            assert tuple(size) == wanted and pixels.shape == (wanted[1], wanted[0]) and pixels.dtype == np.uint8, name
+
+
+def test_real_films_of_every_orientation_stand_upright(shared_dir):
+    """The eight files show one picture; its JPEGs differ by what coding loses."""
+    folder = shared_dir / "real" / "odd-images" / "pillow"
+    first = decode(folder / "hopper_orientation_2.jpg")[0].astype(int)
+    for n in range(3, 9):
+        other = decode(folder / f"hopper_orientation_{n}.jpg")[0].astype(int)
+        assert np.abs(first - other).mean() < 6, n
+    assert np.abs(first - first[:, ::-1]).mean() > 20, "a picture that does not look the same when turned"
+
+
+def test_a_real_cmyk_file_is_not_inverted(shared_dir):
+    folder = shared_dir / "real" / "odd-images" / "pillow"
+    cmyk, rgb = (decode(folder / f"pil_sample_{kind}.jpg")[0].astype(int) for kind in ("cmyk", "rgb"))
+    assert np.abs(cmyk - rgb).mean() < 5
+
+
+def test_transparency_of_real_files_does_not_matter(shared_dir):
+    """Pixels are those that the file stores, whatever its alpha says."""
+    folder = shared_dir / "real" / "odd-images" / "pillow"
+    for name in ("transparent.png", "l_trns.png", "rgb_trns.png", "p_trns_single.png"):
+        with Image.open(folder / name) as image:
+            stored = np.asarray(image.convert("RGBA").convert("RGB").convert("L")).astype(int)
+        assert np.abs(decode(folder / name)[0] - stored).max() <= 1, name
