@@ -66,7 +66,7 @@ def decode(path: Path, shorter_side: int = 0) -> tuple[np.ndarray, int, int]:
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise DataError(f"image {path}: not a JPEG, PNG or DICOM image ({len(data)} bytes)") from error
+        raise DataError(f"image {path}: not a JPEG or PNG image ({len(data)} bytes), nor DICOM") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"image {path}: more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # damaged bytes make decoders raise anything

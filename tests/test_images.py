@@ -108,7 +108,7 @@ def test_damaged_jpeg_in_the_store_is_named(store):
         ImageStore(folder, kind, *columns)[0]
 
 
-NO_IMAGE = "not a JPEG, PNG or DICOM"
+NO_IMAGE = "not a JPEG or PNG image"
 REAL_ODD = {
     "12in16bit.tif": NO_IMAGE,
     "16_bit_binary.pgm": NO_IMAGE,
