@@ -38,30 +38,30 @@ def analyse(args: argparse.Namespace, config) -> int:
     from data.index import ensure_index
     from data.release import check, open_release
     from data.summary import obstacles, report_lines, summarise
+    from utils.privacy import warn_if_open, without_ids
     from utils.utils import setup_logging, write_json, writing_to
 
     setup_logging()
     release = open_release(config.data.mimic_cxr_path, config.data.mimic_qa_path)
-    for line in release.describe():
-        print(line)
+    cli.say(*release.describe())
     problems = check(release, max_bad_fraction=config.data.max_bad_fraction, view_filter=config.data.view_filter)
     index = ensure_index(config, args.num_workers)
     summary = summarise(index, config.data)
-    for line in report_lines(summary):
-        print(line)
+    cli.say(*report_lines(summary))
     # what the release lacks explains what the index lacks: it is said once
     reasons = [f"{p.what} ({p.where}); {p.mend}" for p in problems if p.severity == "error"]
     reasons = reasons or obstacles(index, config.data)
     warnings = [f"{p.what} ({p.where}); {p.mend}" for p in problems if p.severity == "warning"]
     for kind, lines in (("warning", warnings), ("error", reasons)):
-        for line in lines:
-            print(f"{kind}: {line}")
+        cli.say(*(f"{kind}: {line}" for line in lines))
     report = {
-        "summary": {"is_ready": not reasons, "reasons": reasons},
+        "summary": {"is_ready": not reasons, "reasons": [without_ids(line) for line in reasons]},
         "index": summary,
-        "warnings": warnings,
+        "warnings": [without_ids(line) for line in warnings],
     }
     path = Path(args.output_dir) / "analysis_report.json"
+    if index.is_credentialed:
+        warn_if_open(path.parent)
     with writing_to(path.parent, "free space, or name another folder with --output_dir"):
         write_json(path, report)
     print(f"report: {path}")

@@ -1,6 +1,6 @@
 """Model folders: safetensors, YAML and JSON, complete or absent; read strictly and without network.
 
-- model.safetensors, config.yaml, label_space.json, text_config.json and the tokenizer's files;
+- model.safetensors, config.yaml, label_space.json, text_config.json, lineage.json and the tokenizer's files;
 - of the full model also visual_config.json and vocabulary.json;
 - what the caller adds (metrics.json, README.md).
 """
@@ -23,9 +23,12 @@ from configs.mimic_cxr_config import Config, from_dict, to_yaml
 from data import label_space
 from data.vocabulary import Vocabulary
 from utils.errors import CheckpointError, ConfigError
+from utils.privacy import is_credentialed
 from utils.utils import atomic_directory, write_atomic, write_json
 
 WEIGHTS, CONFIG, LABELS = "model.safetensors", "config.yaml", "label_space.json"
+LINEAGE = "lineage.json"
+"""`credentialed`: true, false, or null where nobody knows. Folders of earlier versions lack it, and count as credentialed"""
 SHOWN = 3
 """Differing tensors that an error message names"""
 
@@ -38,18 +41,21 @@ def write(
     description: dict[str, object],
     extra_files: dict[str, object],
     weights: dict[str, Tensor] | None = None,
+    *,
+    credentialed: bool | None = None,
 ) -> None:
     """Write a model folder beside `folder` and rename it; an old one is replaced as a whole.
 
     `description` and `extra_files`: name -> text, bytes or something for JSON. `weights`: the model's as they were when
-    `copy_weights` took them; those of now when None. CheckpointError when the disk refuses.
+    `copy_weights` took them; those of now when None. `credentialed`: see `LINEAGE`. CheckpointError when the disk refuses.
     """
     weights = copy_weights(model) if weights is None else weights
     try:
         with atomic_directory(folder) as target:
             save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
             tokenizer.save_pretrained(target)
-            files = {CONFIG: to_yaml(config), LABELS: label_space.as_json(), **description, **extra_files}
+            own = {CONFIG: to_yaml(config), LABELS: label_space.as_json(), LINEAGE: {"credentialed": credentialed}}
+            files = {**own, **description, **extra_files}
             for name, content in files.items():
                 if isinstance(content, (str, bytes)):
                     write_atomic(target / name, content)
@@ -72,6 +78,7 @@ class Stored:
     config: Config
     tokenizer: PreTrainedTokenizerBase
     json: dict[str, dict]
+    credentialed: bool
 
     def load_weights(self, model: nn.Module) -> None:
         """Fill the model; CheckpointError that names what differs."""
@@ -119,7 +126,17 @@ def read(folder: str | Path, json_files: tuple[str, ...]) -> Stored:
     with explained(folder):
         config = from_dict(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")), str(folder / CONFIG))
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return Stored(folder, config, tokenizer, {name: _read_json(folder / name) for name in json_files})
+    contents = {name: _read_json(folder / name) for name in json_files}
+    return Stored(folder, config, tokenizer, contents, read_lineage(folder))
+
+
+def read_lineage(folder: str | Path) -> bool:
+    """Whether what is in a model folder counts as credentialed; CheckpointError as `read`."""
+    path = Path(folder) / LINEAGE
+    if not path.exists():
+        return is_credentialed(None)
+    with explained(folder):
+        return is_credentialed(_read_json(path)["credentialed"])
 
 
 def read_vocabulary(folder: str | Path) -> Vocabulary:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-
 import numpy as np
 
 from data.image_hashes import close_pairs, image_hashes
 from data.index import SPLITS, Index
+from utils.privacy import hashed_id, new_salt
 
 MADE_BY = {
     "validate": {"train": "training"},
@@ -31,7 +29,7 @@ def audit_index(index: Index, split: str) -> dict:
     made_by = MADE_BY[split]
     train, own = np.concatenate([_split_rows(index, name) for name in made_by]), _split_rows(index, split)
     where = " or ".join(made_by.values())
-    salt = secrets.token_hex(8)
+    salt = new_salt()
     studies, images = index.studies, index.images
     found = {
         "patients": _shared(studies["subject_id"][train], studies["subject_id"][own], salt),
@@ -105,8 +103,3 @@ def _same_pictures(index: Index, train: np.ndarray, own: np.ndarray, ids: np.nda
     pairs = list(close_pairs(np.asarray(hashes[own]), np.asarray(hashes[train]))) if len(own) and len(train) else []
     examples = [[hashed_id(ids[own[a]], salt), hashed_id(ids[train[b]], salt), bits] for a, b, bits in pairs[:SHOWN]]
     return {"n": len({a for a, *_ in pairs}), "examples": examples}
-
-
-def hashed_id(value: object, salt: str) -> str:
-    """Twelve hex digits that name an id within one report; without the salt, which no one keeps, they do not lead to it."""
-    return hashlib.sha256(f"{salt}{value}".encode()).hexdigest()[:12]
