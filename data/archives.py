@@ -197,7 +197,8 @@ def _extract_new(
             shutil.rmtree(partial)
         private_directory(partial)
         _write_all(files, archive, zip_path, partial, progress, total)
-        (partial / STAMP).write_text(json.dumps(_stamp(archive, zip_path)), encoding="utf-8")
+        with open_private(partial / STAMP, "w") as file:
+            file.write(json.dumps(_stamp(archive, zip_path)))
         partial.rename(target)
     except OSError as error:
         reason = error.strerror or error
