@@ -25,7 +25,7 @@ NEWEST, BEFORE = (f"step-{step:08d}" for step in (zygote.STEPS, zygote.STEPS - 1
 def test_every_damage_to_every_file_is_found_and_named(straight, tmp_path):
     found = trials.damaged_files(straight, tmp_path / "run")
     files = {p.name for p in (straight / NEWEST).iterdir()}
-    assert len(files) == 11
+    assert len(files) == 12
     for kind in ("truncated", "one bit flipped", "missing", "empty"):
         assert {trial.file for trial in found if trial.kind == kind} == files
     swapped = {trial.file for trial in found if trial.kind == "of another step"}
