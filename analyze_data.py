@@ -67,8 +67,7 @@ def examine(args: argparse.Namespace, config) -> int:
     setup_logging()
     Diagnosis.of([], args.allow)  # a misspelt name shows now, not after the work
     release = open_release(config.data.mimic_cxr_path, config.data.mimic_qa_path)
-    for line in release.describe():
-        print(line)
+    cli.say(*release.describe())
     found = diagnose_release(release, config.data)
     if errors := Diagnosis.of(found, args.allow).errors:
         # nothing is built from a release that cannot be trained on
@@ -80,8 +79,7 @@ def examine(args: argparse.Namespace, config) -> int:
     diagnosis, comparisons = Diagnosis.of(found, args.allow), compare(release, index)
     if not args.check:
         write_report(args, config, release, index, diagnosis, comparisons)
-    for line in comparison_lines(comparisons):
-        print(line)
+    cli.say(*comparison_lines(comparisons))
     return conclude(diagnosis, len(diagnosis.errors))
 
 
@@ -91,6 +89,7 @@ def write_report(args: argparse.Namespace, config, release, index, diagnosis, co
     from data.analysis import analyse, render_page, verdict
     from data.analysis.samples import samples
     from data.summary import report_lines
+    from utils.privacy import private_directory, warn_if_open
     from utils.utils import write_atomic, write_json, writing_to
 
     report = verdict(diagnosis, comparisons)
@@ -98,10 +97,11 @@ def write_report(args: argparse.Namespace, config, release, index, diagnosis, co
     parts = analyse(release, index, config.data, tokenizer, config.model.max_question_length)
     for name, values in tqdm(parts, desc="analysis", unit="part", disable=None):
         report[name] = values
-    for line in report_lines(report["index"]):
-        print(line)
+    cli.say(*report_lines(report["index"]))
+    if index.is_credentialed:
+        warn_if_open(args.output_dir)
     with writing_to(args.output_dir, "free space, or name another folder with --output_dir"):
-        args.output_dir.mkdir(parents=True, exist_ok=True)
+        private_directory(args.output_dir)
         write_json(args.output_dir / "analysis_report.json", report)
         shown = samples(index, args.visualize_samples) if args.visualize_samples else ""
         write_atomic(args.output_dir / "analysis_report.html", render_page(report, shown))
@@ -122,8 +122,7 @@ def tokenizer_of(config, index):
 
 
 def conclude(diagnosis, errors: int) -> int:
-    for line in diagnosis.lines():
-        print(line)
+    cli.say(*diagnosis.lines())
     print(f"not ready: {errors} thing(s) to mend, see above" if errors else "ready: training can start")
     return 1 if errors else 0
 

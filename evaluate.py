@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.cli import add_common_arguments, run
+from utils.cli import add_common_arguments, run, say
 from utils.quick_imports import quick_imports
 
 
@@ -104,7 +104,7 @@ def main(argv: list[str]) -> int:
 
     setup_logging()
     report, path = run_evaluation(job, loaded.config)
-    print("\n".join(headline_lines(report)))
+    say(*headline_lines(report))
     print(f"\nreport: {path}")
     return 0
 

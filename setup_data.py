@@ -100,11 +100,11 @@ def download(args: argparse.Namespace, config) -> int:
 
     setup_logging()
     if args.dry_run:
-        print("\n".join(command.plan_lines(config.data)))
+        cli.say(*command.plan_lines(config.data))
         return 0
     options = command.Options(args.jpg_address, args.qba_address, args.connections, args.accept_checksums)
     outcome = command.download(config.data, options)
-    print("\n".join(command.outcome_lines(outcome)))
+    cli.say(*command.outcome_lines(outcome))
     return 0 if outcome.is_complete else DataError.exit_code
 
 
@@ -122,7 +122,7 @@ def verify(args: argparse.Namespace, config) -> int:
     found = checks.verify(
         release, data.view_filter, workers, lambda what, total: tqdm(desc=what, total=total, disable=None).update
     )
-    print("\n".join(checks.verified_lines(found)))
+    cli.say(*checks.verified_lines(found))
     return 0 if found.is_whole else DataError.exit_code
 
 
@@ -151,14 +151,12 @@ def prepare(args: argparse.Namespace, config) -> int:
 
     setup_logging()
     if args.extract_all:
-        for line in extract_release(config.data.mimic_qa_path):
-            print(line)
+        cli.say(*extract_release(config.data.mimic_qa_path))
         if not config.data.mimic_cxr_path:
             print("no index yet: give --mimic_cxr_path or set MIMIC_CXR_PATH, then run setup_data.py again")
             return 0
     index = ensure_index(config, args.num_workers)
-    for line in report_lines(summarise(index, config.data)):
-        print(line)
+    cli.say(*report_lines(summarise(index, config.data)))
     print(f"index: {os.path.relpath(index.path)}")
     print("next: python analyze_data.py, then python train_mimic_cxr.py, with the same options")
     return 0

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from utils.errors import DataError
+from utils.privacy import open_private, private_directory
 
 ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -75,7 +76,7 @@ def safe_extract(
 
     Entries that would leave the target, links, encrypted entries, names that collide, archives over
     `max_total_bytes` and decompression bombs are refused (DataError naming the entry) before anything is written.
-    Files go to a sibling folder that is renamed at the end, so a `target` is complete or absent.
+    Files go to a private sibling folder that is renamed at the end, so a `target` is complete or absent.
 
     Args:
         progress: called with (bytes done, bytes in all).
@@ -188,15 +189,16 @@ def _extract_new(
     total = sum(entry.file_size for entry in files.values())
     partial = target.with_name(f".{target.name}.partial")  # fixed name: what a killed run left is found and removed
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        private_directory(target.parent)
         free = shutil.disk_usage(target.parent).free
         if free < total:
             raise DataError(f"{zip_path} needs {total:,} bytes in {target.parent}, which has {free:,} free: make room")
         if partial.exists():
             shutil.rmtree(partial)
-        partial.mkdir()
+        private_directory(partial)
         _write_all(files, archive, zip_path, partial, progress, total)
-        (partial / STAMP).write_text(json.dumps(_stamp(archive, zip_path)), encoding="utf-8")
+        with open_private(partial / STAMP, "w") as file:
+            file.write(json.dumps(_stamp(archive, zip_path)))
         partial.rename(target)
     except OSError as error:
         reason = error.strerror or error
@@ -213,9 +215,9 @@ def _write_all(
     for path, entry in files.items():
         out = folder / path
         if out.parent not in made:
-            out.parent.mkdir(parents=True, exist_ok=True)
+            private_directory(out.parent)
             made.add(out.parent)
-        with open(out, "xb") as sink:
+        with open_private(out, "xb") as sink:
             for chunk in _chunks(archive, entry, zip_path):
                 sink.write(chunk)
                 done += len(chunk)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data.tensor_group import TensorGroup
 from utils.errors import DataError
+from utils.privacy import private_directory
 from utils.utils import atomic_directory, writing_to
 
 ARRAY = "features.npy"
@@ -39,7 +40,7 @@ def kept_features(folder: Path, shape: tuple[int, ...], fill: Callable[[np.ndarr
     if not (folder / ARRAY).exists():
         advice = "free space, or set training.freeze_image_encoder and training.freeze_text_encoder to false"
         with writing_to(folder, advice):
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            private_directory(folder.parent)
             needed, free = 2 * int(np.prod(shape, dtype=np.int64)), shutil.disk_usage(folder.parent).free
             if needed > free:
                 raise DataError(

@@ -18,6 +18,7 @@ from data.index.store import COLUMNS, FORMAT, META, PROBLEMS, SPLITS, Index, ope
 from data.label_space import CHEXPERT, GRADES, HEAD_INDEX, QUESTION_TYPES, TYPE_INDEX
 from data.vocabulary import Vocabulary
 from utils.errors import DataError
+from utils.privacy import private_directory
 from utils.utils import atomic_directory, write_json
 
 ID_BITS = 48
@@ -46,6 +47,7 @@ def write_record_index(
     vocabulary: Vocabulary,
     *,
     side: int,
+    credentialed: bool = False,
     fates: Iterable[tuple[str, str, str]] = (),
     image_store: str = "raw",
     notes: Sequence[str] = (),
@@ -57,6 +59,7 @@ def write_record_index(
         records: in any order. Images of several splits are stored once for each.
         vocabulary: of the model that will be asked.
         side: shorter side of the stored images.
+        credentialed: the records, or the model that the names are of and that features may be kept of, are.
         fates: (split, question type or '', fate) of every question that became no record.
         notes: sentences about the data set that every evaluation repeats.
         origin: what the index was made of, kept in `meta["origin"]`.
@@ -70,15 +73,15 @@ def write_record_index(
     for record in records:
         by_image[SPLITS.index(record.split), record.patient, record.image].append(record)
     with atomic_directory(path) as folder:
-        (folder / "images").mkdir()
+        private_directory(folder / "images")
         with (folder / "images" / STORE_FILES[image_store]).open("wb") as pixels:
             for key in sorted(by_image):
                 writer.add_image(key, by_image[key], side, image_store, pixels)
-        (folder / "tables").mkdir()
+        private_directory(folder / "tables")
         for name, table in writer.tables().items():
             write_table(folder / "tables" / f"{name}.arrow", table)
         (folder / PROBLEMS).write_text("")
-        meta = writer.meta(records, vocabulary, side, image_store, fates)
+        meta = writer.meta(records, vocabulary, side, image_store, fates) | {"credentialed": credentialed}
         write_json(folder / META, meta | {"notes": list(notes), "origin": origin, "has_graphs": False})
     return open_index(path)
 
@@ -172,7 +175,6 @@ class _Writer:
             "label_space": label_space.checksum(),
             "image_store": store,
             "synthetic": False,
-            "credentialed": False,
             "vocabulary": vocabulary.as_json(),
             "rows": {table: len(next(iter(columns.values()))) for table, columns in self.columns.items()},
             "counts": by_split,

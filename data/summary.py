@@ -34,6 +34,7 @@ def summarise(index: Index, data: DataConfig) -> dict:
     return {
         "fingerprint": index.fingerprint,
         "synthetic": index.is_synthetic,
+        "credentialed": index.is_credentialed,
         "splits": splits,
         "questions_by_fate": dict(_fates(index)),
         "questions_by_type": index.meta["counts"],

@@ -20,6 +20,7 @@ from data.batch import TokenBatch
 from data.index import Index
 from data.order import ranges
 from utils.errors import DataError
+from utils.privacy import private_directory
 from utils.utils import atomic_directory, get_logger
 
 log = get_logger(__name__)
@@ -156,7 +157,7 @@ def _name(tokenizer, max_length: int) -> str:
 
 def _keep(folder: Path, ids: np.ndarray, offsets: np.ndarray) -> None:
     """Write the table; when another process was faster, its table is the same."""
-    folder.parent.mkdir(exist_ok=True)
+    private_directory(folder.parent)
     try:
         with atomic_directory(folder) as partial:
             np.save(partial / "ids.npy", ids)

@@ -75,12 +75,20 @@ def read_vqa_rad(folder: Path, rules: Path = RULES) -> VqaRad:
 
 
 def vqa_rad_index(
-    folder: Path, path: Path, vocabulary: Vocabulary, side: int, origin: str = ""
+    folder: Path, path: Path, vocabulary: Vocabulary, side: int, origin: str = "", *, credentialed: bool = False
 ) -> tuple[Index, VqaRad]:
-    """Write the index. `vocabulary`: of the model that will be asked or fine-tuned; `origin`: see `write_record_index`."""
+    """Write the index. `vocabulary` and `credentialed`: of the model that will be asked or fine-tuned, as the set itself is
+    public; `origin`: see `write_record_index`."""
     read = read_vqa_rad(folder)
     index = write_record_index(
-        path, read.records, vocabulary, side=side, fates=read.fates, notes=[shared(read)], origin=origin
+        path,
+        read.records,
+        vocabulary,
+        side=side,
+        credentialed=credentialed,
+        fates=read.fates,
+        notes=[shared(read)],
+        origin=origin,
     )
     return index, read
 

@@ -84,6 +84,8 @@ class SSGVQA(Switchable):
     """Visual question answering on chest X-rays from pixels and a scene graph that is itself read from the pixels."""
 
     compiled: Compiled | None = None
+    credentialed: bool | None = None
+    """Whether credentialed data went into the weights; None: nobody has said"""
 
     def __init__(
         self,
@@ -273,7 +275,9 @@ class SSGVQA(Switchable):
             "text_config.json": self.question_encoder.model.config.to_dict(),
             "visual_config.json": self.image_encoder.spec.as_json(),
         }
-        model_folder.write(folder, self, tokenizer, config, description, extra_files or {}, weights)
+        model_folder.write(
+            folder, self, tokenizer, config, description, extra_files or {}, weights, credentialed=self.credentialed
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> tuple[SSGVQA, PreTrainedTokenizerBase, Config, Vocabulary]:
@@ -293,7 +297,7 @@ class SSGVQA(Switchable):
                 model_folder.text_config(stored.json["text_config.json"]),
                 VisualSpec(**stored.json["visual_config.json"]),
             )
-        model.vocabulary = vocabulary
+        model.vocabulary, model.credentialed = vocabulary, stored.credentialed
         stored.load_weights(model)
         return model.eval(), stored.tokenizer, config, vocabulary
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
@@ -23,9 +23,12 @@ from configs.mimic_cxr_config import Config, from_dict, to_yaml
 from data import label_space
 from data.vocabulary import Vocabulary
 from utils.errors import CheckpointError, ConfigError
+from utils.privacy import is_credentialed
 from utils.utils import atomic_directory, write_atomic, write_json
 
 WEIGHTS, CONFIG, LABELS = "model.safetensors", "config.yaml", "label_space.json"
+LINEAGE = "credentialed"
+"""In the header of the weights: true or false. Where it is missing nobody knows, and it counts as true"""
 SHOWN = 3
 """Differing tensors that an error message names"""
 
@@ -38,18 +41,22 @@ def write(
     description: dict[str, object],
     extra_files: dict[str, object],
     weights: dict[str, Tensor] | None = None,
+    *,
+    credentialed: bool | None = None,
 ) -> None:
     """Write a model folder beside `folder` and rename it; an old one is replaced as a whole.
 
     `description` and `extra_files`: name -> text, bytes or something for JSON. `weights`: the model's as they were when
-    `copy_weights` took them; those of now when None. CheckpointError when the disk refuses.
+    `copy_weights` took them; those of now when None. `credentialed`: see `LINEAGE`. CheckpointError when the disk refuses.
     """
     weights = copy_weights(model) if weights is None else weights
     try:
         with atomic_directory(folder) as target:
-            save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
+            lineage = {} if credentialed is None else {LINEAGE: str(credentialed).lower()}
+            save_file(weights, target / WEIGHTS, metadata={"format": "pt"} | lineage)
             tokenizer.save_pretrained(target)
-            files = {CONFIG: to_yaml(config), LABELS: label_space.as_json(), **description, **extra_files}
+            own = {CONFIG: to_yaml(config), LABELS: label_space.as_json()}
+            files = {**own, **description, **extra_files}
             for name, content in files.items():
                 if isinstance(content, (str, bytes)):
                     write_atomic(target / name, content)
@@ -72,6 +79,7 @@ class Stored:
     config: Config
     tokenizer: PreTrainedTokenizerBase
     json: dict[str, dict]
+    credentialed: bool
 
     def load_weights(self, model: nn.Module) -> None:
         """Fill the model; CheckpointError that names what differs."""
@@ -119,7 +127,18 @@ def read(folder: str | Path, json_files: tuple[str, ...]) -> Stored:
     with explained(folder):
         config = from_dict(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")), str(folder / CONFIG))
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return Stored(folder, config, tokenizer, {name: _read_json(folder / name) for name in json_files})
+    contents = {name: _read_json(folder / name) for name in json_files}
+    return Stored(folder, config, tokenizer, contents, read_lineage(folder))
+
+
+def read_lineage(folder: str | Path) -> bool:
+    """Whether what is in a model folder counts as credentialed; CheckpointError where the weights cannot be read."""
+    path = Path(folder) / WEIGHTS
+    try:
+        with safe_open(path, "pt") as weights:
+            return is_credentialed((weights.metadata() or {}).get(LINEAGE))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); copy the folder again") from error
 
 
 def read_vocabulary(folder: str | Path) -> Vocabulary:

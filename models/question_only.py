@@ -21,6 +21,8 @@ class QuestionOnly(Switchable):
     """Question encoder and answer heads of the same kind as `SSGVQA`'s; no image and no graph."""
 
     compiled: Compiled | None = None
+    credentialed: bool | None = None
+    """As of `SSGVQA`"""
 
     def __init__(self, config: ModelConfig, question_encoder: QuestionEncoder):
         super().__init__()
@@ -66,7 +68,9 @@ class QuestionOnly(Switchable):
     ) -> None:
         """As `SSGVQA.save_pretrained`."""
         description = {"text_config.json": self.question_encoder.model.config.to_dict()}
-        model_folder.write(folder, self, tokenizer, config, description, extra_files or {})
+        model_folder.write(
+            folder, self, tokenizer, config, description, extra_files or {}, credentialed=self.credentialed
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> tuple[QuestionOnly, PreTrainedTokenizerBase, Config]:
@@ -75,5 +79,6 @@ class QuestionOnly(Switchable):
         with model_folder.explained(folder):
             text_model = text_model_from_config(model_folder.text_config(stored.json["text_config.json"]))
             model = cls(stored.config.model, QuestionEncoder(text_model, stored.config.model))
+        model.credentialed = stored.credentialed
         stored.load_weights(model)
         return model.eval(), stored.tokenizer, stored.config

@@ -104,7 +104,7 @@ install_conda() {
 }
 
 folders() {
-    run mkdir -p "$data_dir/mimic-cxr-jpg" "$data_dir/mimic-ext-cxr-qba"
+    run mkdir -p -m 700 "$data_dir/mimic-cxr-jpg" "$data_dir/mimic-ext-cxr-qba"
     remember MIMIC_CXR_PATH "${MIMIC_CXR_PATH:-$data_dir/mimic-cxr-jpg}"
     remember MIMIC_QA_PATH "${MIMIC_QA_PATH:-$data_dir/mimic-ext-cxr-qba}"
 }

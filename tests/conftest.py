@@ -33,6 +33,14 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
 
 
+@pytest.fixture(autouse=True)
+def names_stay_out_of_the_working_folder(monkeypatch, tmp_path_factory):
+    """Messages of which a test's console gets the hashed form."""
+    from utils import privacy
+
+    monkeypatch.setattr(privacy, "LOCAL_NAMES", tmp_path_factory.getbasetemp() / "names.log")
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The root of the repository."""

@@ -15,6 +15,7 @@ from data.release import open_release
 from data.synthetic import write_release
 from tests import file_server
 from tests.file_server import FileServer
+from utils import privacy
 from utils.errors import DataError
 
 
@@ -60,7 +61,8 @@ def test_what_is_needed_comes_and_nothing_else(servers, tmp_path, capsys, releas
     assert "0 files downloaded" in capsys.readouterr().out
 
 
-def test_what_does_not_come_is_named_and_comes_later(servers, tmp_path, capsys):
+def test_what_does_not_come_is_named_in_private_and_comes_later(servers, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(privacy, "LOCAL_NAMES", tmp_path / "names.log")
     jpg, _ = servers
     one, other = sorted(path for path in jpg.files if path.endswith(".jpg"))[:2]
     everything = ["--set", "data.view_filter=all"]
@@ -68,7 +70,9 @@ def test_what_does_not_come_is_named_and_comes_later(servers, tmp_path, capsys):
     jpg.tricks[other] = [file_server.garbage]
     assert setup_data.main([*arguments(servers, tmp_path), *everything]) == DataError.exit_code
     said = capsys.readouterr().out
-    assert f"not downloaded: {one}" in said and "set aside in quarantine/" in said and other in said
+    assert "not downloaded: files/p1" in said and "set aside in quarantine/" in said
+    names = privacy.LOCAL_NAMES.read_text()
+    assert f"not downloaded: {one}" in names and other in names and one not in said and other not in said
     assert setup_data.main([*arguments(servers, tmp_path), *everything]) == 0
     assert "2 files downloaded" in capsys.readouterr().out
 

@@ -69,7 +69,7 @@ def test_questions_become_targets_by_the_rules(folder):
 
 
 def test_what_the_parts_share_is_said_and_found_by_the_audit(folder, tmp_path):
-    index, read = vqa_rad_index(folder, tmp_path / "index", VOCABULARY, 32)
+    index, read = vqa_rad_index(folder, tmp_path / "index", VOCABULARY, 32, credentialed=False)
     assert read.shared_images == 1 and read.images == {"train": 3, "test": 2}
     assert any("1 of the 2 test images have training questions too" in line for line in describe(read))
     audit = audit_index(index, "test")
@@ -110,12 +110,12 @@ def test_what_is_not_the_set_is_one_line(folder, name, content, match):
 def test_a_missing_image_is_named(folder, tmp_path):
     (folder / "images" / "a.jpg").unlink()
     with pytest.raises(DataError, match=r"a\.jpg"):
-        vqa_rad_index(folder, tmp_path / "index", VOCABULARY, 32)
+        vqa_rad_index(folder, tmp_path / "index", VOCABULARY, 32, credentialed=False)
 
 
 def test_the_real_set(shared_dir, tmp_path):
     """Counts of the files themselves, and that few chest questions are left out."""
-    index, read = vqa_rad_index(shared_dir / "real" / "vqa-rad", tmp_path / "index", VOCABULARY, 64)
+    index, read = vqa_rad_index(shared_dir / "real" / "vqa-rad", tmp_path / "index", VOCABULARY, 64, credentialed=False)
     assert read.images == {"train": 314, "test": 203} and read.shared_images == 203
     assert len(read.records) + len(read.fates) == 3064 + 451
     chest = [fate for *_, fate in read.fates if fate != "other_organ"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
-
 from data.index import Index
 from data.overlap import overlap, unknown_names
+from utils.privacy import new_salt
 
 MADE_BY = {
     "validate": {"train": "training"},
@@ -25,7 +24,7 @@ def audit_index(index: Index, split: str) -> dict:
     """
     made_by = MADE_BY[split]
     where = " or ".join(made_by.values())
-    found = overlap(index, tuple(made_by), split, secrets.token_hex(8))
+    found = overlap(index, tuple(made_by), split, new_salt())
     findings = list(index.meta.get("notes", ())) + [
         f"of the split {split}, {found[kind]['n']:,} {what} are in {where} too"
         for kind, what in (

@@ -32,7 +32,7 @@ from training.evaluation import Evaluation, evaluate, evaluate_given
 from training.evaluation_settings import EvaluationJob, check_folders
 from training.external import vqa_rad
 from training.markdown import render_markdown
-from training.predictions import QuestionSet, question_fates, read_predictions
+from training.predictions import QuestionSet, question_fates, read_lineage, read_predictions
 from training.report import Extras, answers_of_rows, build_report
 from training.report.html import render_html
 from training.report.pictures import pictures
@@ -40,6 +40,7 @@ from training.scoring.confidence import fit_temperature
 from utils.allocator import keep_freed_memory
 from utils.errors import CheckpointError, DataError
 from utils.hardware_utils import detect
+from utils.privacy import lineage_notice, open_private, private_directory, warn_if_open
 from utils.utils import get_logger, write_atomic, write_json, writing_to
 from utils.version import commit
 
@@ -70,6 +71,8 @@ class LoadedModel:
     """of the weights file, hex"""
     knows_vqa_rad: bool
     """trained on VQA-RAD last, not on MIMIC-CXR"""
+    credentialed: bool
+    """the model or its control is"""
 
 
 def load_model(job: EvaluationJob) -> LoadedModel:
@@ -94,7 +97,8 @@ def load_model(job: EvaluationJob) -> LoadedModel:
         question_only.to(device)
     weights = _sha256(job.model_path / "model.safetensors")
     on_vqa_rad = bool(trained.data.vqa_rad_path)
-    return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights, on_vqa_rad)
+    credentialed = model.credentialed or (question_only is not None and question_only.credentialed)
+    return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights, on_vqa_rad, credentialed)
 
 
 def check_fits(index: Index, vocabulary: Vocabulary, model_path: Path) -> None:
@@ -128,6 +132,10 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
         check_fits(index, model.vocabulary, job.model_path)
     if index.is_synthetic:
         log.warning("%s", SYNTHETIC_NOTICE)
+    source = lineage(job, config, index, model)
+    if source["credentialed"]:
+        log.warning("%s", lineage_notice(source))
+        warn_if_open(config.evaluation.output_dir)
     evaluation = _from_file(job, config, index, model) if job.predictions else _from_model(job, config, index, model)
     other = read_predictions(job.compare, evaluation.questions)[0] if job.compare else None
     is_own = model is not None and model.knows_vqa_rad == bool(config.data.vqa_rad_path)
@@ -135,7 +143,7 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
     report = build_report(
         evaluation,
         question_fates(index, job.split, config.data),
-        provenance(job, config, model, evaluation),
+        provenance(job, config, model, evaluation) | source,
         samples=config.evaluation.bootstrap_samples,
         confidence=config.evaluation.confidence,
         seed=config.training.seed,
@@ -156,7 +164,7 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
 def require_writable(folder: Path) -> None:
     """DataError where results could not be written, before anything is computed and a look at the test split is spent."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_directory(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -245,14 +253,15 @@ def questions_of_split(index: Index, split: str, config: Config, tokenizer) -> V
 
 def _write(folder: Path, report: dict, evaluation: Evaluation, with_pictures: bool) -> Path:
     with writing_to(folder, "free space, or name another folder with --output_dir"):
-        folder.mkdir(parents=True, exist_ok=True)
+        private_directory(folder)
         answers = answers_of_rows(evaluation)
         for earlier in (folder / CONTROLS).glob("*.parquet"):  # of another evaluation, which may have had other rows
             earlier.unlink()
         for row, answered in answers.items():
             if answered:
                 name = "predictions.parquet" if row == "model" else f"{CONTROLS}/{row}.parquet"
-                answered.write(folder / name, {"graph": evaluation.graph, "row": row})
+                metadata = {"graph": evaluation.graph, "row": row}
+                answered.write(folder / name, metadata, report["provenance"]["credentialed"])
         write_atomic(
             folder / "report.html", render_html(report, pictures(evaluation, answers["model"]) if with_pictures else "")
         )
@@ -273,7 +282,6 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, ev
         "label_space": label_space.checksum(),
         "synthetic": index.is_synthetic,
         "notice": SYNTHETIC_NOTICE if index.is_synthetic else "",
-        "credentialed": bool(index.meta["credentialed"]),
         "split": job.split,
         "graph": evaluation.graph,
         "quality_grade": "" if config.data.vqa_rad_path else config.data.quality_grade,
@@ -291,6 +299,17 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, ev
         "questions_per_second": round(len(questions) / evaluation.seconds, 1),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }
+
+
+def lineage(job: EvaluationJob, config: Config, index: Index, model: LoadedModel | None) -> dict[str, bool]:
+    """For the provenance. `credentialed_data`: the data set is; `credentialed`: that, the model, or a file of answers is.
+
+    An index of a public set is marked when it was made for a credentialed model; its set stays public.
+    """
+    of_data = index.is_credentialed and not config.data.vqa_rad_path
+    of_files = any(read_lineage(path) for path in (job.predictions, job.compare) if path)
+    of_model = model is not None and model.credentialed
+    return {"credentialed_data": of_data, "credentialed": index.is_credentialed or of_files or of_model}
 
 
 def dataset_of(config: Config, index: Index) -> str:
@@ -333,7 +352,7 @@ def record_test(job: EvaluationJob, report: dict) -> None:
         | {"score": report["headline"]["score"]}
     )
     try:
-        with path.open("a", encoding="utf-8") as file:
+        with open_private(path, "a") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())

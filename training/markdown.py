@@ -24,6 +24,7 @@ from training.report.tables import (
     shown_rows,
     with_bounds,
 )
+from utils.privacy import lineage_notice
 
 REMARKS: dict[str, str] = {
     "model": "answers from the scene graph it predicts from the image",
@@ -86,6 +87,8 @@ def render_markdown(report: dict) -> str:
     sections = [title]
     if source["synthetic"]:
         sections.append(f"> **{SYNTHETIC_NOTICE}**")
+    if notice := lineage_notice(source):
+        sections.append(f"> **{notice}**")
     sections += [
         "## Headline\n\n" + _headline_table(report),
         "## Rows\n\n" + _table(["row", "what it is"], [[row_label(report, row), _remark(report, row)] for row in ROWS]),

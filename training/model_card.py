@@ -14,6 +14,10 @@ SYNTHETIC = (
 REPORTS = (
     "Supervision is derived by rule and by a language model from radiology reports: it has their omissions and errors."
 )
+CREDENTIALED = (
+    "**Of credentialed lineage: made from data under a data use agreement, or started from a model that was. Share it only "
+    "as that agreement allows.**"
+)
 DRAWN = "Supervision is what was drawn into the images."
 
 TEMPLATE = """\
@@ -35,6 +39,7 @@ diagnosis, triage or reporting.
 | | |
 |---|---|
 | data | {data} |
+| lineage | {lineage} |
 | questions of the training split seen | {questions:,} in {steps:,} steps |
 | filters | grade {grade} or better, views {views} |
 | image encoder | {backbone}{pretrained} |
@@ -63,22 +68,22 @@ Mean over heads: {headline}.{control}
 """
 
 
-def model_card(config: Config, index: Index, metrics: dict, parameters: int) -> str:
+def model_card(config: Config, index: Index, metrics: dict, parameters: int, credentialed: bool) -> str:
     """The card as Markdown: settings and aggregate numbers only, no image, question, answer or id of a patient.
 
     Args:
         metrics: `step`, `questions_trained`, `validation` (`Validation.as_json()`) and, when it is known,
             `question_only` (the same of the text-only control).
+        credentialed: the lineage of the weights, which may have begun with other data than the index's.
     """
     from data.label_space import QUESTION_TYPES
 
     validation, control = metrics["validation"], metrics.get("question_only")
     pretrained = ", pretrained weights" if config.model.pretrained else ", from random weights"
     return TEMPLATE.format(
-        notice=SYNTHETIC
-        if index.is_synthetic
-        else "Trained on credentialed data: share it only as their licence allows.",
-        data="a generated look-alike release" if index.is_synthetic else "MIMIC-CXR-JPG and MIMIC-Ext-CXR-QBA layout",
+        notice="\n\n".join([SYNTHETIC] * index.is_synthetic + [CREDENTIALED] * credentialed),
+        data=_data(config, index),
+        lineage="credentialed" if credentialed else "no credentialed data",
         supervision=DRAWN if index.is_synthetic else REPORTS,
         questions=metrics["questions_trained"],
         steps=metrics["step"],
@@ -94,6 +99,12 @@ def model_card(config: Config, index: Index, metrics: dict, parameters: int) -> 
         control=f" The text-only control: {_number(control['headline'])}." if control else "",
         types=len(QUESTION_TYPES),
     )
+
+
+def _data(config: Config, index: Index) -> str:
+    if config.data.vqa_rad_path:
+        return "VQA-RAD, from the weights of another model"
+    return "a generated look-alike release" if index.is_synthetic else "MIMIC-CXR-JPG and MIMIC-Ext-CXR-QBA layout"
 
 
 def _rows(heads: dict[str, Scores]) -> list[str]:

@@ -13,6 +13,7 @@ from training.outcome import StepOutcome
 from training.processes import Processes
 from training.tracking import WRITE_ADVICE, Sinks
 from utils.errors import CheckpointError, NonFiniteError
+from utils.privacy import open_private
 from utils.utils import get_logger, writing_to
 
 log = get_logger(__name__)
@@ -117,7 +118,7 @@ class Accounts:
                 "index_rows": rows,
             }
             writing = writing_to(self.settings.output_dir, WRITE_ADVICE, CheckpointError)
-            with writing, path.open("a", encoding="utf-8") as file:
+            with writing, open_private(path, "a") as file:
                 file.write(json.dumps(line) + "\n")
         allowed = max(self.settings.max_skipped_steps, round(self.settings.max_skipped_fraction * self.total_steps))
         in_a_row = state.skipped_in_a_row >= self.settings.max_skipped_steps

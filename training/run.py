@@ -29,6 +29,7 @@ from training.question_only import score_question_only, train_question_only
 from training.tracking import ConsoleSink, JsonlSink, Sinks, maybe_wandb
 from training.trainer import BEST, Trainer, count_parameters, count_steps
 from utils.errors import CheckpointError, ConfigError
+from utils.privacy import warn_if_open
 from utils.run_lock import run_lock
 from utils.utils import get_logger, seed_everything, setup_logging, write_atomic, write_json
 
@@ -240,6 +241,8 @@ def train(run: Run, resume: str) -> Path | None:
     if not processes.is_main:
         _fit(run, resume, Sinks([]))
         return processes.close()
+    if run.index.is_credentialed or run.model.credentialed:
+        warn_if_open(output)
     with run_lock(output):
         setup_logging(output / "train.log")
         sinks = Sinks([JsonlSink(output / "metrics.jsonl"), ConsoleSink(run.total_steps), *maybe_wandb(run.config)])
@@ -267,8 +270,10 @@ def add_control(run: Run, best: Path) -> None:
     )
     scores = score_question_only(control, run.val_data, run.engine.device)
     stored = {"convergence": convergence.as_json(), "validation": scores}
+    control.credentialed = run.model.credentialed
     QuestionOnly.save_pretrained(control, best / CONTROL, run.tokenizer, config, {"metrics.json": stored})
     metrics = json.loads((best / "metrics.json").read_text(encoding="utf-8")) | {"question_only": scores}
     write_json(best / "metrics.json", metrics)
     parameters = count_parameters(run.model)
-    write_atomic(best / "README.md", model_card(config, run.index, metrics, parameters))
+    card = model_card(config, run.index, metrics, parameters, run.model.credentialed)
+    write_atomic(best / "README.md", card)

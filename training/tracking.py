@@ -1,6 +1,6 @@
 """Where numbers go while training: always a local file and the console, Weights & Biases when asked.
 
-The trainer never asks which sinks there are. What leaves the machine is checked: listed names, numbers only.
+The trainer never asks which sinks there are. What leaves the machine is decided in `utils.privacy`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from typing import Protocol
 
 from configs.mimic_cxr_config import Config
 from utils.errors import CheckpointError
+from utils.privacy import open_private, private_directory, remote_config, remote_values
 from utils.utils import format_duration, get_logger, write_atomic, writing_to
 
 log = get_logger(__name__)
 
 WRITE_ADVICE = "free space or choose another training.output_dir, then go on with --resume auto"
 """For the user whose disk refuses what a training writes."""
-
-REMOTE_PREFIXES = ("train/", "val/", "system/")
-"""The only names that leave the machine."""
 
 WANDB_TIMEOUT = 30
 """Seconds to wait for the service, at the start before training goes on without it and at the end for its last numbers."""
@@ -51,9 +49,9 @@ class JsonlSink:
 
     def start(self, step: int) -> None:
         with self._writing():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            private_directory(self._path.parent)
             _drop_after(self._path, step)
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = open_private(self._path, "a")
 
     def log(self, step: int, values: dict[str, float]) -> None:
         numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -154,14 +152,6 @@ class WandbSink:
                 return
 
 
-def remote_values(values: dict[str, float]) -> dict[str, float]:
-    """What may leave the machine. ValueError for any value that is not a number: no text, ever."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f"{name} is not a number: trackers get numbers only")
-    return {name: float(value) for name, value in values.items() if name.startswith(REMOTE_PREFIXES)}
-
-
 def maybe_wandb(config: Config) -> list[Sink]:
     """A running W&B sink, or an empty list when it is off or does not start: tracking never stops a training."""
     settings, key = config.wandb, os.environ.get("WANDB_API_KEY", "")
@@ -177,7 +167,7 @@ def maybe_wandb(config: Config) -> list[Sink]:
             name=settings.name or None,
             dir=config.training.output_dir,
             mode=mode,
-            config=_remote_config(config),
+            config=remote_config(config),
             # no source code, no file names, no console output, no host name, no arguments
             save_code=False,
             settings=wandb.Settings(
@@ -196,17 +186,6 @@ def maybe_wandb(config: Config) -> list[Sink]:
         return []
     log.info("Weights & Biases: %s, numbers only", mode)
     return [WandbSink(run)]
-
-
-def _remote_config(config: Config) -> dict[str, float]:
-    """The numbers of the model and training settings."""
-    sections = {"model": config.model, "training": config.training}
-    return {
-        f"{section}.{name}": value
-        for section, settings in sections.items()
-        for name, value in vars(settings).items()
-        if isinstance(value, (int, float))
-    }
 
 
 class Sinks:

@@ -14,7 +14,7 @@ import numpy as np
 from configs.mimic_cxr_config import Config, to_yaml
 from data.loader import Layout, Window, dead_loader_explained, end_loader_processes, windows
 from data.mimic_cxr_dataset import VQADataset
-from models.model_folder import copy_weights
+from models.model_folder import copy_weights, read_lineage
 from training.checkpoint import STATE, find_checkpoint, load_checkpoint, step_directory
 from training.engine import Engine, global_batch
 from training.loss import MultiTaskLoss
@@ -28,6 +28,7 @@ from training.tracking import WRITE_ADVICE, Sinks
 from training.validation import Validation, validate
 from utils.errors import CheckpointError, OutOfMemoryError
 from utils.interruption import Interrupted, interruption
+from utils.privacy import private_directory
 from utils.utils import clean_leftovers, get_logger, write_atomic, writing_to
 from utils.watchdog import Watchdog
 
@@ -62,6 +63,7 @@ class Trainer:
         self.model, self.tokenizer, self.engine, self.sinks = model, tokenizer, engine, sinks
         self.processes = engine.processes
         self.train_data, self.val_data = train_data, val_data
+        model.credentialed = bool(model.credentialed) or train_data.index.is_credentialed
         self.total_steps, self.resume = total_steps, resume
         self.num_visits = train_data.num_visits()
         self.output_dir = Path(self.settings.output_dir)
@@ -124,7 +126,7 @@ class Trainer:
         """Continue at a checkpoint, or start; the output folder has its config.yaml afterwards."""
         if self.processes.is_main:
             with self.writing():
-                self.output_dir.mkdir(parents=True, exist_ok=True)
+                private_directory(self.output_dir)
                 clean_leftovers(self.output_dir)
             self.saver.check_space(self.model)
         checkpoint = self.processes.from_main(
@@ -146,6 +148,7 @@ class Trainer:
             )
         stored = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
         check_same_run(stored["run"], self.identity, checkpoint)
+        self.model.credentialed |= read_lineage(checkpoint)
         with self.engine.gathered():
             expected = self.model.state_dict()
             weights, state = load_checkpoint(checkpoint, expected)
@@ -269,7 +272,13 @@ class Trainer:
                     raise CheckpointError(f"{self.output_dir} is gone: nothing more can be saved there")
                 numbers = {"step": self.state.step, "questions_trained": self.state.questions}
                 metrics = numbers | {"validation": scores.as_json()}
-                card = model_card(self.config, self.train_data.index, metrics, count_parameters(self.model))
+                card = model_card(
+                    self.config,
+                    self.train_data.index,
+                    metrics,
+                    count_parameters(self.model),
+                    self.model.credentialed,
+                )
                 files = {"metrics.json": metrics, "README.md": card}
                 self.model.save_pretrained(self.output_dir / BEST, self.tokenizer, self.config, files)
             self.processes.barrier()

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from utils.errors import UserError
 from utils.interruption import Interrupted
+from utils.privacy import shared_group, shown
 from utils.secrets_file import load_env_file
 
 
@@ -18,7 +19,8 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
     """Call `main(argv)` and leave with its exit code; errors become one line on stderr.
 
     A UserError ends with its own exit code, anything unexpected with 1 and, after `--debug` or with DEBUG=1 in the
-    environment, its traceback; ctrl-C ends with 130, another signal that asks to leave with 75 ("try again").
+    environment, its traceback; ctrl-C ends with 130, another signal that asks to leave with 75 ("try again"). Neither the
+    line nor the traceback has ids of patients: see `utils.privacy.shown`.
     """
     # read when PyTorch starts: threads that wait asleep do not take the cores of other programs, which on a busy
     # machine makes two threads several times faster
@@ -27,6 +29,7 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv or os.environ.get("DEBUG") == "1"
     try:
+        shared_group()  # an unclear wish for more readers ends the program before it writes
         code = main(argv)
         sys.stdout.flush()
     except UserError as error:
@@ -46,12 +49,18 @@ def run(main: Callable[[list[str]], int | None], argv: list[str] | None = None) 
 
 def _fail(message: str, code: int, debug: bool) -> NoReturn:
     if debug:
-        traceback.print_exc()
+        print(shown(traceback.format_exc()), file=sys.stderr)
     try:
-        print(" ".join(message.split()), file=sys.stderr)
+        print(shown(" ".join(message.split())), file=sys.stderr)
     except OSError:  # a log on a full disk, a closed terminal: Python would try again at the end, and exit with 120
         sys.stderr = None
     sys.exit(code)
+
+
+def say(*lines: str) -> None:
+    """Print lines without the ids of patients that they may hold: see `utils.privacy.shown`."""
+    for line in lines:
+        print(shown(line))
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

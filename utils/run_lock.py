@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import CheckpointError
+from utils.privacy import open_private, private_directory
 from utils.utils import get_logger
 
 try:
@@ -30,8 +31,8 @@ def run_lock(folder: str | Path) -> Iterator[None]:
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 (closed below)
+        private_directory(folder)
+        file = open_private(folder / LOCK, "a+")
     except OSError as error:
         raise CheckpointError(
             f"{folder} cannot be written ({error.strerror}); choose another training.output_dir"

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import DataError, UserError
+from utils.privacy import make_private, open_private, private_directory, shown
 
 LOGGER_ROOT = "ssgvqa"
 TEMPORARY = ".tmp-"
@@ -49,8 +50,9 @@ def get_logger(name: str) -> logging.Logger:
 
 
 def setup_logging(logfile: str | Path | None = None, level: int = logging.INFO, rank: int = 0) -> None:
-    """Send the project's messages to stderr (bare) and, with a date, to the end of `logfile`. May be called again.
+    """Send the project's messages to stderr (bare, without ids) and, with a date, to the end of the private `logfile`.
 
+    May be called again.
     Of several processes (`rank` > 0) all but the first say only what is wrong, with their number.
     """
     root = logging.getLogger(LOGGER_ROOT)
@@ -59,15 +61,23 @@ def setup_logging(logfile: str | Path | None = None, level: int = logging.INFO, 
         handler.close()
     root.setLevel(max(level, logging.WARNING) if rank else level)
     console = logging.StreamHandler(sys.stderr)
-    console.setFormatter(logging.Formatter(f"[process {rank}] %(message)s" if rank else "%(message)s"))
+    console.setFormatter(_ConsoleFormatter(f"[process {rank}] %(message)s" if rank else "%(message)s"))
     root.addHandler(console)
     if logfile is not None:
-        Path(logfile).parent.mkdir(parents=True, exist_ok=True)
+        private_directory(Path(logfile).parent)
+        open_private(logfile, "a").close()
         file = logging.FileHandler(logfile, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(file)
     for handler in root.handlers:  # a full disk or a closed terminal is no reason for a traceback at every line
         handler.handleError = lambda record: None
+
+
+class _ConsoleFormatter(logging.Formatter):
+    """For what others may collect; a log file of ours is private, and keeps the ids."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
 
 
 def format_duration(seconds: float) -> str:
@@ -104,13 +114,13 @@ def writing_to(place: str | Path, advice: str, kind: type[UserError] = DataError
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write a file so that readers, and a crash at any moment, find the old content or the new, never a part."""
+    """Write a private file so that readers, and a crash at any moment, find the old content or the new, never a part."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_directory(path.parent)
     temporary = _sibling(path, TEMPORARY)
     content = data.encode("utf-8") if isinstance(data, str) else data
     try:
-        with open(temporary, "wb") as file:
+        with open_private(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -128,17 +138,17 @@ def write_json(path: str | Path, obj: object) -> None:
 
 @contextmanager
 def atomic_directory(final: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside `final`; on success its files reach the disk and it takes the place of `final`.
+    """Yield an empty folder beside `final`; on success its files reach the disk and it takes the place of `final`, private.
 
     On any exception the folder is removed and `final` is as it was. A killed process can leave hidden folders behind:
     `clean_leftovers` removes them.
     """
     final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _sibling(final, TEMPORARY)
-    temporary.mkdir()
+    private_directory(final.parent)
+    temporary = private_directory(_sibling(final, TEMPORARY))
     try:
         yield temporary
+        make_private(temporary)
         _fsync_tree(temporary)
         _take_place(temporary, final)
     except BaseException:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from utils.privacy import open_private, private_directory
+
 HUNG = 6
 """Exit code of a process that its watchdog ended."""
 
@@ -33,8 +35,8 @@ class Watchdog:
         """Begin to watch; with `seconds` 0 nothing is watched."""
         if not self.seconds:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a", encoding="utf-8")
+        private_directory(self.path.parent)
+        self._file = open_private(self.path, "a")
         self.beat(self._doing)
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()

@@ -8,8 +8,7 @@ from data.label_space import GRADES
 from data.summary import SYNTHETIC_NOTICE
 from utils.charts import GOOD, Bar, bars, count_bars, histogram
 from utils.page import banner, fold, html_table, note, page
-
-CREDENTIALED = "Made from credentialed data: keep this file where the data are, and do not share it."
+from utils.privacy import LINEAGE_NOTICE
 
 
 def render_page(report: dict, samples: str = "") -> str:
@@ -33,8 +32,9 @@ def render_page(report: dict, samples: str = "") -> str:
         ("Do the labels agree?", _agreement(report)),
         ("Samples", samples),
     ]
-    banners = banner(SYNTHETIC_NOTICE if index["synthetic"] else CREDENTIALED)
-    return page(title, f"Analysis of a data set, index {index['fingerprint']}", banners, sections)
+    texts = [SYNTHETIC_NOTICE] * index["synthetic"] + [LINEAGE_NOTICE["data"]] * index["credentialed"]
+    above = f"Analysis of a data set, index {index['fingerprint']}"
+    return page(title, above, "".join(map(banner, texts)), sections)
 
 
 def _number(value: float | None) -> str:

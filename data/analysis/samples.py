@@ -27,7 +27,7 @@ def samples(index: Index, number: int, seed: int = 0) -> str:
     chosen = np.sort(np.random.default_rng(seed).permutation(studies)[:number])
     warning = (
         ""
-        if index.is_synthetic
+        if not index.is_credentialed
         else banner("These films and questions are credentialed data: this file must stay where the data are.")
     )
     return warning + "".join(_study(index, int(study)) for study in chosen)

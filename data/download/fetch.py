@@ -16,6 +16,7 @@ from data.published import VIEWS
 from data.release.locate import find_jpg, find_qba
 from data.release.reader import open_release
 from utils.errors import DataError
+from utils.privacy import warn_if_open
 
 IMAGE_BYTES = 1_600_000
 """Mean of MIMIC-CXR-JPG: 570.3 GiB / 377,110 (https://physionet.org/content/mimic-cxr-jpg/2.1.0/)"""
@@ -62,6 +63,8 @@ def fetch(
     """
     jpg = Mirror(jpg_site, jpg_root(data.mimic_cxr_path), connections, accepted)
     qba = Mirror(qba_site, qba_root(data.mimic_qa_path), connections, accepted)
+    for mirror in (jpg, qba):
+        warn_if_open(mirror.folder)
     total = Outcome()
     for mirror, what, choose in (
         (jpg, "tables of MIMIC-CXR-JPG", needed_of_jpg),

@@ -13,6 +13,7 @@ from data.checksums import NAME, read_listing, sha256_of
 from data.download import transfer
 from data.download.transfer import Count, Site
 from utils.errors import DataError, UserError
+from utils.privacy import open_private, private_directory
 from utils.utils import get_logger
 
 LEDGER = ".downloaded.jsonl"
@@ -124,7 +125,7 @@ class Mirror:
             self._pass(path, found)
             return True
         place = self.folder / QUARANTINE / path
-        place.parent.mkdir(parents=True, exist_ok=True)
+        private_directory(place.parent)
         target.replace(place)
         log.warning("%s has another checksum than the release's list: set aside in %s", target, QUARANTINE)
         return False
@@ -149,7 +150,7 @@ class Mirror:
         entry = {"path": path, "state": _state(self.folder / path), "sha256": sha256}
         with self._lock:
             self._passed[path] = entry
-            with open(self.folder / LEDGER, "a", encoding="utf-8") as file:
+            with open_private(self.folder / LEDGER, "a") as file:
                 file.write(json.dumps(entry) + "\n")
 
 

@@ -24,6 +24,7 @@ import requests
 from data.checksums import sha256_of
 from data.download.credentials import Credentials, LoginError
 from utils.errors import DataError
+from utils.privacy import open_private, private_directory
 from utils.utils import get_logger, write_atomic
 
 PIECE = 16 * 2**20
@@ -277,9 +278,10 @@ def download(site: Site, path: str, target: Path, run: Callable[[list[Callable[[
 
 def download_whole(site: Site, path: str, target: Path, count: Count) -> str:
     """As `download`, for a small file: one request, from the beginning after each cut."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    private_directory(target.parent)
     content = site.whole(path)
-    _partial(target).write_bytes(content)
+    with open_private(_partial(target), "wb") as file:
+        file.write(content)
     count(len(content))
     return hashlib.sha256(content).hexdigest()
 
@@ -290,8 +292,8 @@ def _begun(site: Site, path: str, target: Path) -> Part:
     if known and fresh.size >= 0 and (known.size, known.version) == (fresh.size, fresh.version):
         return known
     discard(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(_partial(target), "wb") as file:
+    private_directory(target.parent)
+    with open_private(_partial(target), "wb") as file:
         file.truncate(max(fresh.size, 0))
     _remember(target, fresh)
     return fresh
@@ -313,7 +315,7 @@ def discard(target: Path) -> None:
 
 def set_aside(target: Path, place: Path) -> None:
     """Move what was downloaded to another place, where no reader looks."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+    private_directory(place.parent)
     os.replace(_partial(target), place)
     _memory(target).unlink(missing_ok=True)
 

@@ -27,6 +27,7 @@ from data.label_space import CHEXPERT
 from data.release import Release, find_release, wanted_views
 from data.vocabulary import Vocabulary
 from utils.errors import DataError
+from utils.privacy import private_directory, warn_if_open
 from utils.utils import atomic_directory, get_logger, write_json, writing_to
 
 STUDIES_PER_PART = 100
@@ -48,6 +49,8 @@ def ensure_index(config: Config, workers: int | None = None) -> Index:
         release.load()
         return build_index(release, config.data, path, workers)
     index = open_index(path)
+    if index.is_credentialed:
+        warn_if_open(path)
     if index.fingerprint != identity["fingerprint"]:
         different = [k for k in identity if k != "fingerprint" and identity[k] != index.meta.get("identity", {}).get(k)]
         raise DataError(
@@ -172,7 +175,7 @@ def _open_work_folder(work: Path, identity: dict) -> None:
         return
     if work.exists():
         shutil.rmtree(work)
-    work.mkdir(parents=True)
+    private_directory(work)
     write_json(plan, identity)
 
 
@@ -216,8 +219,8 @@ def _build_in_worker(jobs: list[StudyJob], target: Path) -> None:
 
 def _assemble(folders, target: Path, identity, release: Release, vocabulary: Vocabulary, problems: list[dict]) -> None:
     """Join the parts into the final tables and the image store."""
-    (target / "tables").mkdir()
-    (target / "images").mkdir()
+    private_directory(target / "tables")
+    private_directory(target / "images")
     columns: dict[str, dict[str, list[np.ndarray]]] = {t: {c: [] for c in names} for t, names in COLUMNS.items()}
     columns["studies"]["chexpert"], columns["boxes"]["box"] = [], []
     texts: dict[str, int] = {}
@@ -292,7 +295,7 @@ def _meta(identity, release: Release, vocabulary: Vocabulary, counts, names, pro
         "label_space": label_space.checksum(),
         "image_store": identity["image_store"],
         "synthetic": release.is_synthetic,
-        "credentialed": not release.is_synthetic,
+        "credentialed": release.is_credentialed,
         "vocabulary": vocabulary.as_json(),
         "rows": dict(rows),
         "counts": by_split,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from data import label_space
 from data.images import ImageStore
 from data.vocabulary import Vocabulary
 from utils.errors import DataError
+from utils.privacy import is_credentialed
+from utils.utils import write_json
 
 FORMAT = 3
 """Raised when tables change their meaning; an index of another format is built again."""
@@ -133,6 +136,17 @@ class Index:
     @property
     def is_synthetic(self) -> bool:
         return self.meta["synthetic"]
+
+    def mark_credentialed(self) -> None:
+        """What is kept in the index from now on is of credentialed lineage, whatever its questions are."""
+        self.meta["credentialed"] = True
+        with suppress(OSError):  # where nothing can be written, nothing is kept either
+            write_json(self.path / META, self.meta)
+
+    @property
+    def is_credentialed(self) -> bool:
+        """Made from credentialed data, or for a model that was; an index that does not say so is taken for one."""
+        return is_credentialed(self.meta.get("credentialed"))
 
     def text(self, code: int) -> str:
         """The question string with this code."""

@@ -26,6 +26,7 @@ from data.checksums import write_listing
 from data.release.reader import Release
 from data.release.tables import open_table
 from utils.errors import DataError
+from utils.privacy import private_directory
 from utils.utils import atomic_directory
 
 JPG_FOLDER, QBA_FOLDER = "mimic-cxr-jpg", "mimic-ext-cxr-qba"
@@ -81,8 +82,8 @@ def choose_patients(release: Release, patients: int, seed: int) -> Chosen:
 def write_subset(release: Release, target: Path, patients: int, seed: int = 0) -> dict[str, int]:
     """Write `<target>/mimic-cxr-jpg` and `<target>/mimic-ext-cxr-qba`; complete, or not at all.
 
-    Images are linked where the disk is the same. Images that the release lacks are left out, as are CSV copies of tables
-    that are there as parquet.
+    Images are linked where the disk is the same, and keep their mode then. Images that the release lacks are left out, as are
+    CSV copies of tables that are there as parquet.
 
     Returns:
         how many `patients`, `studies`, `images` and `missing_images` there are.
@@ -101,7 +102,7 @@ def write_subset(release: Release, target: Path, patients: int, seed: int = 0) -
 
 
 def _write_jpg(release: Release, folder: Path, chosen: Chosen) -> dict[str, int]:
-    folder.mkdir(parents=True)
+    private_directory(folder)
     for path in release.jpg.tables.values():
         _filter_csv(path, folder / path.name, chosen)
     images = release.images
@@ -113,7 +114,7 @@ def _write_jpg(release: Release, folder: Path, chosen: Chosen) -> dict[str, int]
 
 
 def _write_qba(release: Release, folder: Path, chosen: Chosen) -> None:
-    (folder / "metadata").mkdir(parents=True)
+    private_directory(folder / "metadata")
     shutil.copyfile(release.qba.info, folder / "metadata" / release.qba.info.name)
     for path in sorted(release.qba.root.glob("quality_mappings.csv")):
         shutil.copyfile(path, folder / path.name)
@@ -176,7 +177,7 @@ def _number(text: str) -> int | None:
 def _link(source: Path, target: Path) -> bool:
     if not source.is_file():
         return False
-    target.parent.mkdir(parents=True, exist_ok=True)
+    private_directory(target.parent)
     try:
         os.link(source.resolve(), target)
     except OSError:

@@ -24,6 +24,7 @@ from data.synthetic.cases import Study
 from data.synthetic.questions import Planned
 from data.synthetic.vocabulary import dataset_info
 from utils.errors import DataError
+from utils.privacy import private_directory
 from utils.utils import atomic_directory, writing_to
 
 CXR_FOLDER, QA_FOLDER = "mimic-cxr-jpg", "mimic-ext-cxr-qba"
@@ -92,7 +93,7 @@ def _write_studies(
 ) -> list[Written]:
     from tqdm import tqdm
 
-    (folder / QA_FOLDER).mkdir()
+    private_directory(folder / QA_FOLDER)
     stores = {name: _Store(folder / QA_FOLDER, name, zipped) for name in ("qa", "scene_data")}
     results = []
     try:
@@ -133,7 +134,7 @@ def _make(job: tuple[Study, list[Planned]], folder: Path, seed: int) -> Written:
     for index, (dicom, pose) in enumerate(zip(study.dicom_ids, poses, strict=True)):
         content = images.encode(images.draw_film(study, index, body, pose, seed))
         path = f"files/{_patient_folder(study)}/s{study.study_id}/{dicom}.jpg"
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        private_directory((folder / path).parent)
         (folder / path).write_bytes(content)
         checksums.append((path, hashlib.sha256(content).hexdigest()))
     films = graph.locate(study, body, poses, seed)
@@ -169,7 +170,7 @@ class _Store:
 
     def add(self, path: str, content: bytes) -> None:
         if self.archive is None:
-            (self.parent / path).parent.mkdir(parents=True, exist_ok=True)
+            private_directory((self.parent / path).parent)
             (self.parent / path).write_bytes(content)
             return
         parts = path.split("/")
@@ -209,8 +210,8 @@ def _write_qa(folder: Path, written: Sequence[Written]) -> None:
     for w in written:
         rows.extend(w.rows)
     frames = tables.study_frames([w.study for w in written], [w.metadata for w in written]) | tables.qa_frames(rows)
-    (folder / "metadata").mkdir()
-    (folder / "stats").mkdir()
+    private_directory(folder / "metadata")
+    private_directory(folder / "stats")
     for name, frame in frames.items():
         _write_csv(folder / "metadata" / f"{name}.csv.gz", frame, index=True)
         frame.to_parquet(folder / "metadata" / f"{name}.parquet")

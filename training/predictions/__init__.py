@@ -1,6 +1,6 @@
 """The questions of an evaluation and the answers to them, in one fixed order (`questions`) and as a file (`files`)."""
 
-from training.predictions.files import SCHEMA, Predictions, read_predictions, write_predictions
+from training.predictions.files import SCHEMA, Predictions, read_lineage, read_predictions, write_predictions
 from training.predictions.questions import (
     Answers,
     AnswerTable,
@@ -21,6 +21,7 @@ __all__ = [
     "decide",
     "expand_targets",
     "question_fates",
+    "read_lineage",
     "read_predictions",
     "write_predictions",
 ]

@@ -2,7 +2,8 @@
 
 Columns (`SCHEMA`): `subject_id`, `study_id`, `image_id`, `question_id`, `question_type` and `head` name the question;
 `probabilities` has one number for each class of the head, `prediction` the class numbers (a head with several answers: 0 or 1 for
-each class), `target` the truth in the same form. A model that gives no probabilities has null there.
+each class), `target` the truth in the same form. A model that gives no probabilities has null there. The metadata's
+`credentialed` is `false` where neither the questions nor the model are; a file that says nothing counts as credentialed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from data.label_space import HEAD_INDEX, HEADS, QUESTION_TYPES, TYPE_INDEX, Head
 from training.predictions.questions import THRESHOLD, Answers, QuestionSet, decide
 from utils.errors import DataError
+from utils.privacy import is_credentialed
 from utils.utils import get_logger, write_atomic
 
 log = get_logger(__name__)
@@ -54,9 +56,14 @@ class Predictions:
         decided = {head: None if values is None else decide(head, values) for head, values in answers.items()}
         return Predictions(questions, dict(answers), decided)
 
-    def write(self, path: Path, metadata: dict[str, str]) -> None:
-        """Every question, complete or not at all, in the order of the index."""
+    def write(self, path: Path, metadata: dict[str, str], credentialed: bool | None = None) -> None:
+        """Every question, complete or not at all, in the order of the index.
+
+        `credentialed`: whether the model is, or the answers that it is compared with; None: not known. Goes into the file's
+        metadata together with the index's own lineage.
+        """
         questions, index = self.questions, self.questions.index
+        lineage = {"credentialed": str(index.is_credentialed or credentialed).lower()}
         names, heads = np.array([t.name for t in QUESTION_TYPES]), np.array([head.value for head in HEADS])
         columns = {
             "subject_id": questions.patient,
@@ -71,14 +78,16 @@ class Predictions:
         }
         arrays = [pa.array(columns[field.name], type=field.type) for field in SCHEMA]
         sink = pa.BufferOutputStream()
-        schema = SCHEMA.with_metadata(metadata | {"synthetic": str(index.is_synthetic).lower()})
+        schema = SCHEMA.with_metadata(metadata | {"synthetic": str(index.is_synthetic).lower()} | lineage)
         pq.write_table(pa.table(arrays, schema=schema), sink, compression="zstd")
         write_atomic(path, sink.getvalue().to_pybytes())
 
 
-def write_predictions(path: Path, questions: QuestionSet, answers: Answers, graph: str) -> None:
-    """Write a model's answers; `graph`: what it answered from."""
-    Predictions.of(questions, answers).write(path, {"graph": graph})
+def write_predictions(
+    path: Path, questions: QuestionSet, answers: Answers, graph: str, credentialed: bool | None = None
+) -> None:
+    """Write a model's answers; `graph`: what it answered from; `credentialed`: see `Predictions.write`."""
+    Predictions.of(questions, answers).write(path, {"graph": graph}, credentialed)
 
 
 def _lists(questions: QuestionSet, values: dict[Head, np.ndarray | None], dtype: type) -> pa.ListArray:
@@ -124,6 +133,11 @@ def read_predictions(path: Path, questions: QuestionSet) -> tuple[Predictions, d
     return Predictions(questions, found, predicted), metadata
 
 
+def read_lineage(path: Path) -> bool:
+    """Whether a predictions file counts as credentialed. DataError as `read_predictions`."""
+    return is_credentialed((_schema(path).metadata or {}).get(b"credentialed", b"").decode(errors="replace"))
+
+
 def _warn_of_contradictions(path: Path, head: Head, probabilities: np.ndarray | None, predictions: np.ndarray) -> None:
     """A model may decide in its own way, but a file whose columns belong to two models should not pass silently."""
     if probabilities is None:
@@ -140,13 +154,24 @@ def _warn_of_contradictions(path: Path, head: Head, probabilities: np.ndarray | 
         )  # fmt: skip
 
 
-def _read(path: Path) -> pa.Table:
+def _schema(path: Path) -> pa.Schema:
     if path.is_dir():
         raise DataError(f"{path} is a folder: name the file, such as {path / 'predictions.parquet'}")
     if not path.is_file():
         raise DataError(f"no predictions file {path}: evaluate.py writes one as predictions.parquet")
     try:
-        names = pq.read_schema(path).names
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _no_predictions(path, error) from error
+
+
+def _no_predictions(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is no predictions file: {str(error).splitlines()[0]}")
+
+
+def _read(path: Path) -> pa.Table:
+    names = _schema(path).names
+    try:
         lost = [name for name in SCHEMA.names if name not in names]
         if lost:
             raise DataError(f"{path}: column(s) missing: {', '.join(lost)}; wanted are {', '.join(SCHEMA.names)}")
@@ -158,7 +183,7 @@ def _read(path: Path) -> pa.Table:
                 )
         return table.cast(SCHEMA.with_metadata(table.schema.metadata)).combine_chunks()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no predictions file: {str(error).splitlines()[0]}") from error
+        raise _no_predictions(path, error) from error
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
-
 import numpy as np
 
 from data.label_space import HEADS, QUESTION_TYPES, Head
 from training.predictions import Predictions, QuestionSet
-from utils.privacy import hashed_id
+from utils.privacy import hashed_id, new_salt
 
 POINTS = 101
 """of a curve"""
@@ -52,7 +50,7 @@ def worst_errors(answered: Predictions) -> list[dict]:
 
     Surest: the largest distance of a probability to the truth.
     """
-    questions, found, salt = answered.questions, [], secrets.token_hex(8)
+    questions, found, salt = answered.questions, [], new_salt()
     for head, spec in HEADS.items():
         probabilities = answered.probabilities[head]
         if probabilities is None or not len(probabilities):

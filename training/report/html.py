@@ -29,6 +29,7 @@ from training.report.tables import (
 )
 from utils.charts import CAUTION, CONTROL, GOOD, MODEL, Bar, Line, bars, curves, matrix
 from utils.page import banner, fold, html_table, page
+from utils.privacy import lineage_notice
 
 COLOURS = {"model": MODEL, "graph_oracle": CAUTION}
 
@@ -61,8 +62,8 @@ def render_html(report: dict, pictures: str = "") -> str:
 
 def _banners(source: dict) -> str:
     texts = [SYNTHETIC_NOTICE] if source["synthetic"] else []
-    if source.get("credentialed"):
-        texts.append("Made from credentialed data: keep this file where the data are, and do not share it.")
+    if notice := lineage_notice(source):
+        texts.append(notice)
     if source["graph"] not in ("predicted", "unknown"):
         texts.append(f"The model answers from the graph {source['graph']!r}, not from one that it predicts.")
     return "".join(map(banner, texts))

@@ -29,10 +29,9 @@ def pictures(evaluation: Evaluation, answered: Predictions) -> str:
     wrong = [error["row"] for error in worst_errors(answered)[:MOST]]
     rng = np.random.default_rng(0)
     right = rng.permutation(np.flatnonzero(right_answers(answered)))[:MOST].tolist()
-    credentialed = questions.index.meta["credentialed"]
     note = (
         '<p class="banner">These films and questions are credentialed data: this file must stay where the data are.</p>'
-        if credentialed
+        if questions.index.is_credentialed
         else ""
     )
     legend = (
