@@ -30,7 +30,7 @@ from training.audit import audit_index
 from training.cohort import patient_strata, radiologist_labels
 from training.evaluation import Evaluation, evaluate, evaluate_given
 from training.evaluation_settings import EvaluationJob, check_folders
-from training.external import vqa_rad
+from training.external import external_index, external_setting, same_set
 from training.markdown import render_markdown
 from training.predictions import QuestionSet, question_fates, read_predictions
 from training.report import Extras, answers_of_rows, build_report
@@ -49,8 +49,8 @@ TEMPERATURES = "temperature.json"
 CONTROLS = "controls"
 """Folder of the other rows' predictions"""
 PLACES = (
-    "data.mimic_cxr_path", "data.mimic_qa_path", "data.index_dir", "data.num_workers", "data.prefetch_factor",
-    "evaluation.output_dir",
+    "data.mimic_cxr_path", "data.mimic_qa_path", "data.vqa_rad_path", "data.own_data", "data.index_dir",
+    "data.num_workers", "data.prefetch_factor", "evaluation.output_dir",
 )  # fmt: skip
 """Settings that say where and how fast, not what."""
 PACKAGES = ("torch", "timm", "transformers", "numpy", "scikit-learn", "pyarrow")
@@ -68,8 +68,8 @@ class LoadedModel:
     question_only: QuestionOnly | None
     sha256: str
     """of the weights file, hex"""
-    knows_vqa_rad: bool
-    """trained on VQA-RAD last, not on MIMIC-CXR"""
+    data: DataConfig
+    """of what it was trained on last"""
 
 
 def load_model(job: EvaluationJob) -> LoadedModel:
@@ -93,8 +93,7 @@ def load_model(job: EvaluationJob) -> LoadedModel:
             )
         question_only.to(device)
     weights = _sha256(job.model_path / "model.safetensors")
-    on_vqa_rad = bool(trained.data.vqa_rad_path)
-    return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights, on_vqa_rad)
+    return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights, trained.data)
 
 
 def check_fits(index: Index, vocabulary: Vocabulary, model_path: Path) -> None:
@@ -123,14 +122,20 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
     """
     require_writable(Path(config.evaluation.output_dir))
     model = load_model(job) if job.model_path else None
-    index = vqa_rad(config, job.model_path) if config.data.vqa_rad_path else ensure_index(config)
+    is_external = external_setting(config.data) is not None
+    index = external_index(config, job.model_path) if is_external else ensure_index(config)
     if model:
         check_fits(index, model.vocabulary, job.model_path)
+    if is_external and job.controls and not index.counts("train").get("target"):
+        raise DataError(
+            f"{dataset_of(index)} has no training questions, which majority answers and the mean image come from: give it "
+            "a train split, or evaluate the model alone with --controls none"
+        )
     if index.is_synthetic:
         log.warning("%s", SYNTHETIC_NOTICE)
     evaluation = _from_file(job, config, index, model) if job.predictions else _from_model(job, config, index, model)
     other = read_predictions(job.compare, evaluation.questions)[0] if job.compare else None
-    is_own = model is not None and model.knows_vqa_rad == bool(config.data.vqa_rad_path)
+    is_own = model is not None and same_set(model.data, config.data)
     temperatures = _temperatures(job, evaluation, is_own, model.sha256 if model else "")
     report = build_report(
         evaluation,
@@ -266,7 +271,7 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, ev
     questions = evaluation.questions
     index = questions.index
     return {
-        "dataset": dataset_of(config, index),
+        "dataset": dataset_of(index),
         "model": str(job.predictions or job.model_path),
         "model_sha256": _sha256(job.predictions) if job.predictions else model.sha256,
         "index_fingerprint": index.fingerprint,
@@ -276,7 +281,7 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, ev
         "credentialed": bool(index.meta["credentialed"]),
         "split": job.split,
         "graph": evaluation.graph,
-        "quality_grade": "" if config.data.vqa_rad_path else config.data.quality_grade,
+        "quality_grade": "" if external_setting(config.data) else config.data.quality_grade,
         "questions": len(questions),
         "studies": len(np.unique(questions.study)),
         "patients": len(np.unique(questions.patient)),
@@ -293,11 +298,9 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, ev
     }
 
 
-def dataset_of(config: Config, index: Index) -> str:
+def dataset_of(index: Index) -> str:
     """The name of the data set that was evaluated."""
-    if config.data.vqa_rad_path:
-        return "VQA-RAD"
-    return "look-alike release" if index.is_synthetic else "MIMIC-Ext-CXR-QBA"
+    return index.meta.get("dataset") or ("look-alike release" if index.is_synthetic else "MIMIC-Ext-CXR-QBA")
 
 
 def hardware() -> str:

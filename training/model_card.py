@@ -15,6 +15,11 @@ REPORTS = (
     "Supervision is derived by rule and by a language model from radiology reports: it has their omissions and errors."
 )
 DRAWN = "Supervision is what was drawn into the images."
+ANSWERS = "Supervision is the answers of that set; the model that training started from had learned from other data."
+RELEASE_SPLITS = "The training and validation splits are the release's own, by patient."
+SET_SPLITS = "The training and validation splits are those of that set."
+
+PATIENTS = "Trained on data of patients: share it only as the licences of all its data allow."
 
 TEMPLATE = """\
 ---
@@ -36,13 +41,13 @@ diagnosis, triage or reporting.
 |---|---|
 | data | {data} |
 | questions of the training split seen | {questions:,} in {steps:,} steps |
-| filters | grade {grade} or better, views {views} |
+| filters | {filters} |
 | image encoder | {backbone}{pretrained} |
 | question encoder | {text}{pretrained} |
 | parameters | {parameters:,} |
 | seed | {seed} |
 
-The training and validation splits are the release's own, by patient. {supervision}
+{splits} {supervision}
 
 ## Validation scores of these weights
 
@@ -56,7 +61,7 @@ Mean over heads: {headline}.{control}
 
 ## Limits
 
-- One frontal film at a time: no comparison with earlier films, no lateral view unless the filters above say so.
+- One film at a time: no comparison with earlier films, no lateral view unless the filters above say so.
 - Only the classes named above; a free-text question outside the {types} known question types has no meaningful answer.
 - Scores differ between hospitals, devices and groups of patients; none of that has been measured here.
 - Much of a question's answer can be guessed from its wording: compare with `question_only/` beside this file.
@@ -75,15 +80,10 @@ def model_card(config: Config, index: Index, metrics: dict, parameters: int) -> 
     validation, control = metrics["validation"], metrics.get("question_only")
     pretrained = ", pretrained weights" if config.model.pretrained else ", from random weights"
     return TEMPLATE.format(
-        notice=SYNTHETIC
-        if index.is_synthetic
-        else "Trained on credentialed data: share it only as their licence allows.",
-        data="a generated look-alike release" if index.is_synthetic else "MIMIC-CXR-JPG and MIMIC-Ext-CXR-QBA layout",
-        supervision=DRAWN if index.is_synthetic else REPORTS,
+        notice=SYNTHETIC if index.is_synthetic else PATIENTS,
+        **_data_facts(config, index),
         questions=metrics["questions_trained"],
         steps=metrics["step"],
-        grade=config.data.quality_grade,
-        views=config.data.view_filter,
         backbone=config.model.visual_backbone,
         text=config.model.text_encoder if config.model.pretrained else "BERT",
         pretrained=pretrained,
@@ -94,6 +94,26 @@ def model_card(config: Config, index: Index, metrics: dict, parameters: int) -> 
         control=f" The text-only control: {_number(control['headline'])}." if control else "",
         types=len(QUESTION_TYPES),
     )
+
+
+def _data_facts(config: Config, index: Index) -> dict[str, str]:
+    """What the card says of the data set; of a set that is no release it has the name."""
+    if "dataset" in index.meta:
+        notes = "".join(f" {note}." for note in index.meta["notes"])
+        return {
+            "data": index.meta["dataset"],
+            "filters": "none",
+            "splits": SET_SPLITS + notes,
+            "supervision": ANSWERS,
+        }
+    return {
+        "data": "a generated look-alike release"
+        if index.is_synthetic
+        else "MIMIC-CXR-JPG and MIMIC-Ext-CXR-QBA layout",
+        "filters": f"grade {config.data.quality_grade} or better, views {config.data.view_filter}",
+        "splits": RELEASE_SPLITS,
+        "supervision": DRAWN if index.is_synthetic else REPORTS,
+    }
 
 
 def _rows(heads: dict[str, Scores]) -> list[str]:
