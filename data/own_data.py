@@ -216,9 +216,11 @@ def _check_images(entries: list[Entry], folder: Path) -> None:
     missing = [found for name, found in of_image.items() if not os.path.isfile(folder / name)]
     if missing:
         first = missing[0][0]
-        more = f", nor do {len(missing) - 1:,} other images" if len(missing) > 1 else ""
         hint = "write / between folders" if "\\" in first.image else "correct the path or bring the file"
-        raise DataError(f"{first.place}: image {first.image} does not exist in {folder}{more}: {hint}")
+        raise DataError(
+            f"{first.place}: image {first.image} does not exist in {folder} ({len(missing):,} of {len(of_image):,} "
+            f"images are missing): {hint}"
+        )
 
 
 def derived_kind(question: str, answer: str) -> QuestionType | None:
