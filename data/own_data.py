@@ -284,7 +284,5 @@ def _lines(path: Path, entries: list[Entry], records: list[Record]) -> list[str]
     ]
     boxes, used = sum(entry.box is not None for entry in entries), sum(record.box is not None for record in records)
     if boxes:
-        lines.append(
-            f"  boxes: {used:,} used, {boxes - used:,} not: the answer does not name exactly one region, by a name of its own"
-        )
+        lines.append(f"  boxes: {used:,} used, {boxes - used:,} not (their answers do not name exactly one region)")
     return lines

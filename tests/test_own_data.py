@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import analyze_data
+import setup_data
 import train_mimic_cxr
 from configs.mimic_cxr_config import Config, load_config
 from data.answer_text import TARGETS, region_of_box
@@ -22,6 +24,7 @@ from data.label_space import CHEXPERT, REGIONS, SEVERITIES, Head
 from data.own_data import NEEDED, OPTIONAL, RULES, TYPE_OF_HEAD, derived_kind, drawn_split, read_own_data
 from data.records import write_record_index
 from data.rows import read_table
+from data.synthetic import write_release
 from data.vocabulary import Vocabulary
 from evaluate import parse
 from models.encoders import build_tokenizer
@@ -32,6 +35,7 @@ from training.audit import audit_index
 from training.evaluation_run import run_evaluation
 from training.evaluation_settings import EvaluationJob, load_settings
 from training.external import external_index, same_set
+from training.probe.batches import find_index
 from utils.errors import ConfigError, DataError
 
 VOCABULARY = Vocabulary(("pleural effusion", "nodule"), ("lungs",))
@@ -517,6 +521,21 @@ def test_a_file_without_training_rows_is_evaluated_without_controls(start, tmp_p
         run_evaluation(EvaluationJob(start, controls=False), config)
     report, _ = run_evaluation(EvaluationJob(start, split="test", controls=False), config)
     assert report["provenance"]["questions"] == 16
+
+
+@pytest.mark.parametrize("command", [setup_data.main, analyze_data.main])
+def test_commands_for_releases_say_so(command, tmp_path):
+    write_release(tmp_path, studies=12, seed=0)
+    paths = ["--mimic_cxr_path", f"{tmp_path}/mimic-cxr-jpg", "--mimic_qa_path", f"{tmp_path}/mimic-ext-cxr-qba"]
+    with pytest.raises(ConfigError, match=r"data\.own_data names a set that is no release, .* --dry_run"):
+        command([*paths, "--set", "data.own_data=films.csv"])
+
+
+def test_probing_says_that_it_reads_no_such_set():
+    assert find_index(settings("films.csv")) == (
+        None,
+        "data.own_data is not read here: made-up questions stand in for it",
+    )
 
 
 def test_two_sets_at_a_time_are_refused():
