@@ -2,6 +2,7 @@
 
     python evaluate.py --model_path ./checkpoints/best_model --config configs/default_config.yaml
     python evaluate.py --predictions answers.parquet --config configs/default_config.yaml
+    python evaluate.py --model_path ./checkpoints/best_model --own_data films.csv --split test
 
 Model, image size and vocabulary come from the model folder; --config gives data and evaluation settings (without it,
 those stored with the model are used). The second form scores the answers of any model, in the form of predictions.parquet.
@@ -56,14 +57,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--cross_dataset", action="store_true", help="evaluate on VQA-RAD instead, with the test split of the field"
     )
     parser.add_argument("--vqa_rad_path", metavar="DIR", help="folder of VQA-RAD: trainset.json, testset.json, images/")
+    parser.add_argument(
+        "--own_data", metavar="FILE", help="evaluate on your own questions instead, CSV or JSONL: docs/OWN_DATA.md"
+    )
     add_common_arguments(parser)
     args = parser.parse_args(argv)
     if args.cross_dataset and not args.vqa_rad_path:
         parser.error("--cross_dataset: give the folder of VQA-RAD as --vqa_rad_path")
     if args.vqa_rad_path and not args.cross_dataset:
         parser.error("--vqa_rad_path: add --cross_dataset to evaluate on it")
-    if args.cross_dataset and not args.model_path:
-        parser.error("--cross_dataset: give the model as --model_path")
+    if args.own_data and args.cross_dataset:
+        parser.error("--own_data, --cross_dataset: one data set at a time")
+    if (args.cross_dataset or args.own_data) and not args.model_path:
+        parser.error(f"--{'own_data' if args.own_data else 'cross_dataset'}: give the model as --model_path")
     if not (args.model_path or args.predictions):
         parser.error("one of --model_path and --predictions is needed")
     if (args.compute_attention or args.with_images) and args.graph != "predicted":

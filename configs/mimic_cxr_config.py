@@ -74,6 +74,8 @@ class DataConfig:
     """Folder of MIMIC-Ext-CXR-QBA or of one of its exports; MIMIC_QA_PATH when empty."""
     vqa_rad_path: str = ""
     """Folder of VQA-RAD: it is read instead of the two above, to fine-tune the model of `training.init_from`."""
+    own_data: str = ""
+    """CSV or JSONL file with a question a row (docs/OWN_DATA.md): it is read instead, in the same way."""
     index_dir: str = ""
     """Where index and image store go; `./data_cache/<fingerprint>` when empty."""
     image_size: int = 224

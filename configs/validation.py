@@ -120,6 +120,8 @@ def _combinations(config: Config) -> Iterator[tuple[str, str]]:
     data, training = config.data, config.training
     if data.image_store_size and data.image_store_size < data.image_size:
         yield "data.image_store_size", f"must be 0 or at least data.image_size ({data.image_size}): or detail is lost"
+    if data.vqa_rad_path and data.own_data:
+        yield "data.own_data", "only one set is read: leave this or data.vqa_rad_path empty"
     if data.draw == "balanced" and not training.max_steps:
         yield "data.draw", "balanced draws repeat the rarer questions: set a budget with training.max_steps"
     if not training.fp16 and training.precision in ("bf16", "fp16"):

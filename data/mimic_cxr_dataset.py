@@ -69,10 +69,12 @@ class VQADataset:
         self._balanced = BalancedWeights(self.selection)
         if not len(self.studies):
             stored = index.counts(split).get("target", 0)
+            advice = (
+                "loosen the filters" if stored else f"give {index.meta.get('dataset', 'the release')} a {split} split"
+            )
             raise DataError(
                 f"no {split} questions: the index has {stored:,} with a target, none passes "
-                f"data.quality_grade {data.quality_grade!r} and data.question_types; "
-                f"{'loosen the filters' if stored else 'make a release with a ' + split + ' split'}"
+                f"data.quality_grade {data.quality_grade!r} and data.question_types; {advice}"
             )
         self.token_table = TokenTable.of(index, tokenizer, max_question_length, keep_tokens)
         self.tokenizer = tokenizer

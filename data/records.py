@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,8 @@ from utils.privacy import private_directory
 from utils.utils import atomic_directory, write_json
 
 ID_BITS = 48
+ID_DIGITS = 14
+"""Most digits of a name that is a number below 2**48"""
 
 
 @dataclass(frozen=True)
@@ -37,40 +38,69 @@ class Record:
     target: int
     """class, or bit mask"""
     question_id: str
+    image_id: str
+    """names the image in predictions and audits"""
     regions: int = 0
     """bit mask of the regions that the answer speaks of"""
+    box: tuple[int, tuple[float, float, float, float]] | None = None
+    """a region, and where it is: x1, y1, x2, y2 in pixels of the original image"""
+    place: str = ""
+    """where the question stands, for messages"""
+
+
+@dataclass(frozen=True)
+class RecordSet:
+    """A data set as it was read: its questions, and what became of those that are none."""
+
+    name: str
+    """as reports call it"""
+    records: list[Record]
+    """in any order; images of several splits are stored once for each"""
+    fates: list[tuple[str, str, str]]
+    """(split, question type or '', fate) of every question that became no record"""
+    public: bool = False
+    """anybody may have it; any other set counts as credentialed"""
+    notes: list[str] = field(default_factory=list)
+    """sentences about the set that every evaluation repeats"""
+    lines: list[str] = field(default_factory=list)
+    """what was read, for the log"""
+    warnings: list[str] = field(default_factory=list)
+    """of the reader, for the log"""
+
+    def count_lines(self) -> list[str]:
+        """Questions by split and type, and those that became no record by split and reason."""
+        asked = Counter((record.split, record.type) for record in self.records)
+        left = Counter((split, fate) for split, _, fate in self.fates)
+        return [f"  {split}: {n:,} {kind}" for (split, kind), n in sorted(asked.items())] + [
+            f"  {split}: {n:,} left out ({fate.replace('_', ' ')})" for (split, fate), n in sorted(left.items())
+        ]
 
 
 def write_record_index(
     path: Path,
-    records: Sequence[Record],
+    read: RecordSet,
     vocabulary: Vocabulary,
     *,
     side: int,
-    credentialed: bool = False,
-    fates: Iterable[tuple[str, str, str]] = (),
     image_store: str = "raw",
-    notes: Sequence[str] = (),
     origin: str = "",
+    credentialed: bool = False,
 ) -> Index:
     """Write an index whose studies are images; there are no graphs.
 
     Args:
-        records: in any order. Images of several splits are stored once for each.
         vocabulary: of the model that will be asked.
         side: shorter side of the stored images.
-        credentialed: the records, or the model that the names are of and that features may be kept of, are.
-        fates: (split, question type or '', fate) of every question that became no record.
-        notes: sentences about the data set that every evaluation repeats.
+        credentialed: the model that the names are of, and that features may be kept of, is.
         origin: what the index was made of, kept in `meta["origin"]`.
     Raises:
-        DataError: nothing to write, or an image cannot be read.
+        DataError: nothing to write, an image cannot be read, or a box leaves its image.
     """
-    if not records:
+    if not read.records:
         raise DataError(f"no question to write to {path}")
     writer = _Writer()
     by_image: dict[tuple[int, str, Path], list[Record]] = defaultdict(list)
-    for record in records:
+    for record in read.records:
         by_image[SPLITS.index(record.split), record.patient, record.image].append(record)
     with atomic_directory(path) as folder:
         private_directory(folder / "images")
@@ -81,8 +111,9 @@ def write_record_index(
         for name, table in writer.tables().items():
             write_table(folder / "tables" / f"{name}.arrow", table)
         (folder / PROBLEMS).write_text("")
-        meta = writer.meta(records, vocabulary, side, image_store, fates) | {"credentialed": credentialed}
-        write_json(folder / META, meta | {"notes": list(notes), "origin": origin, "has_graphs": False})
+        meta = writer.meta(read, vocabulary, side, image_store) | {"public": read.public}
+        own = {"credentialed": credentialed or not read.public, "origin": origin, "has_graphs": False}
+        write_json(folder / META, meta | own)
     return open_index(path)
 
 
@@ -94,18 +125,20 @@ class _Writer:
         self.texts: dict[str, int] = {}
         self.question_ids: dict[str, int] = {}
         self.image_ids: list[str] = []
+        self.boxes: list[list[float]] = []
         self.offset = 0
 
     def add_image(self, key: tuple[int, str, Path], records: list[Record], side: int, store: str, pixels) -> None:
-        split, patient, image = key
-        array, width, height = image_files.decode(image, side)
+        split, patient, _ = key
+        image_id = records[0].image_id
+        array, width, height = _decode(records[0], side)
         stored = image_files.encode(array, store)
         pixels.write(stored)
         study = len(self.columns["studies"]["split"])
         self._add(
             "studies",
             subject_id=_number(patient),
-            study_id=_number(f"{image.stem}/{SPLITS[split]}"),
+            study_id=_number(f"{image_id}/{SPLITS[split]}"),
             split=split,
             question_start=len(self.columns["questions"]["study"]),
             question_count=len(records),
@@ -121,12 +154,33 @@ class _Writer:
             stored_height=array.shape[0],
             offset=self.offset,
             length=len(stored),
-            **dict.fromkeys(("box_start", "box_count", "finding_start", "finding_count"), 0),
+            box_start=len(self.boxes),
+            box_count=self._add_boxes(records, width, height),
+            finding_start=0,
+            finding_count=0,
         )
-        self.image_ids.append(image.stem)
+        self.image_ids.append(image_id)
         self.offset += len(stored)
         for record in records:
             self._add_question(study, record)
+
+    def _add_boxes(self, records: list[Record], width: int, height: int) -> int:
+        """The smallest box around those of each region, as parts of the sides; returns how many there are."""
+        of_region: dict[int, list[tuple[float, ...]]] = defaultdict(list)
+        for record in records:
+            if record.box:
+                region, (x1, y1, x2, y2) = record.box
+                if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+                    raise DataError(
+                        f"{record.place}: the box {x1:g}, {y1:g}, {x2:g}, {y2:g} is not inside the image "
+                        f"({width} x {height} pixels): wanted are x1, y1, x2, y2 in pixels of the original"
+                    )
+                of_region[region].append((x1 / width, y1 / height, x2 / width, y2 / height))
+        for region, boxes in sorted(of_region.items()):
+            x1, y1, x2, y2 = zip(*boxes)
+            self._add("boxes", region=region)
+            self.boxes.append([min(x1), min(y1), max(x2), max(y2)])
+        return len(of_region)
 
     def _add_question(self, study: int, record: Record) -> None:
         kind = TYPE_INDEX[record.type]
@@ -154,22 +208,21 @@ class _Writer:
         }
         studies = len(tables["studies"]["split"])
         tables["studies"]["chexpert"] = np.full((studies, len(CHEXPERT)), np.nan, dtype=np.float32)
-        tables["boxes"]["box"] = np.zeros((0, 4), dtype=np.float32)
+        tables["boxes"]["box"] = np.array(self.boxes, dtype=np.float32).reshape(-1, 4)
         tables["images"] |= {"image_id": self.image_ids, "view": [""] * studies}
         tables["texts"], tables["question_ids"] = {"value": list(self.texts)}, {"value": list(self.question_ids)}
         return tables
 
-    def meta(
-        self, records: Sequence[Record], vocabulary: Vocabulary, side: int, store: str, fates: Iterable
-    ) -> dict[str, object]:
-        counts = Counter((r.split, r.type, "target") for r in records) + Counter(fates)
+    def meta(self, read: RecordSet, vocabulary: Vocabulary, side: int, store: str) -> dict[str, object]:
+        counts = Counter((r.split, r.type, "target") for r in read.records) + Counter(read.fates)
         by_split: dict[str, dict[str, dict[str, int]]] = {}
         for (split, kind, fate), n in sorted(counts.items()):
             by_split.setdefault(split, {}).setdefault(kind, {})[fate] = n
-        content = json.dumps([[str(value) for value in vars(record).values()] for record in records])
-        identity = {"records": hashlib.sha256(content.encode()).hexdigest()[:16], "image_store_size": side}
+        identity = {"records": _checksum(read.records), "image_store_size": side}
         return {
             "format": FORMAT,
+            "dataset": read.name,
+            "notes": read.notes,
             "fingerprint": identity["records"],
             "identity": identity,
             "label_space": label_space.checksum(),
@@ -183,6 +236,23 @@ class _Writer:
         }
 
 
+def _decode(record: Record, side: int) -> tuple[np.ndarray, int, int]:
+    """As `images.decode`; the error says which question asks for the image."""
+    try:
+        return image_files.decode(record.image, side)
+    except DataError as error:
+        raise DataError(f"{record.place}: {error}" if record.place else str(error)) from error
+
+
+def _checksum(records: list[Record]) -> str:
+    """Of everything but where the images lie: the same on every machine."""
+    here = ("image", "place")
+    content = [[str(value) for name, value in vars(record).items() if name not in here] for record in records]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
 def _number(name: str) -> int:
-    """A number for a name: its hash, as ids in an index are numbers."""
+    """A number for a name, as ids in an index are numbers: the name itself where it is one, else its hash."""
+    if name.isascii() and name.isdecimal() and len(name) <= ID_DIGITS and not name.startswith("0"):
+        return int(name)
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> (64 - ID_BITS)

@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from data.index import Index
-from data.label_space import HEADS, Head
-from data.names import entity_classes, region_set, severity_index
+from data.answer_text import TARGETS
+from data.label_space import Head
 from data.order import uniform
-from data.records import Record, write_record_index
-from data.vocabulary import Vocabulary
+from data.records import Record, RecordSet
 from utils.errors import DataError
 
 RULES = Path(__file__).resolve().parent.parent / "configs" / "vqa_rad.yaml"
 PARTS = {"train": "trainset.json", "test": "testset.json"}
 VALIDATION_SHARE = 0.25
 """Of the training images, for choosing the best model when fine-tuning"""
-LONGEST_NAME = 5
-"""words"""
 
 
 @dataclass(frozen=True)
@@ -42,20 +36,7 @@ class Rule:
     answer: re.Pattern
 
 
-@dataclass(frozen=True)
-class VqaRad:
-    """The questions of both parts, and what became of them."""
-
-    records: list[Record]
-    fates: list[tuple[str, str, str]]
-    """(split, question type or '', why there is no record) of the others"""
-    images: dict[str, int]
-    """part -> images, whatever they show"""
-    shared_images: int
-    """that both parts have"""
-
-
-def read_vqa_rad(folder: Path, rules: Path = RULES) -> VqaRad:
+def read_vqa_rad(folder: Path, rules: Path = RULES) -> RecordSet:
     """Read the set. DataError: a file is missing or is something else."""
     organ, table = _rules(rules)
     parts = {name: _entries(folder / file) for name, file in PARTS.items()}
@@ -66,31 +47,15 @@ def read_vqa_rad(folder: Path, rules: Path = RULES) -> VqaRad:
             split = _split(part, entry["image_name"], names["test"])
             made = _record(entry, split, organ, table, folder / "images")
             (records if isinstance(made, Record) else fates).append(made)
-    return VqaRad(
-        records=records,
-        fates=fates,
-        images={name: len(found) for name, found in names.items()},
-        shared_images=len(names["train"] & names["test"]),
+    shared = len(names["train"] & names["test"])
+    note = (
+        f"{shared:,} of the {len(names['test']):,} test images have training questions too: scores on this split say "
+        "little about new images"
     )
-
-
-def vqa_rad_index(
-    folder: Path, path: Path, vocabulary: Vocabulary, side: int, origin: str = "", *, credentialed: bool = False
-) -> tuple[Index, VqaRad]:
-    """Write the index. `vocabulary` and `credentialed`: of the model that will be asked or fine-tuned, as the set itself is
-    public; `origin`: see `write_record_index`."""
-    read = read_vqa_rad(folder)
-    index = write_record_index(
-        path,
-        read.records,
-        vocabulary,
-        side=side,
-        credentialed=credentialed,
-        fates=read.fates,
-        notes=[shared(read)],
-        origin=origin,
+    line = (
+        f"VQA-RAD: {len(names['train']):,} images with training questions, {len(names['test']):,} with test questions"
     )
-    return index, read
+    return RecordSet("VQA-RAD", records, fates, public=True, notes=[note], lines=[line])
 
 
 def _rules(path: Path) -> tuple[str, list[Rule]]:
@@ -140,7 +105,7 @@ def _record(entry: dict, split: str, organ: str, rules: list[Rule], images: Path
             continue
         if not (rule.question.search(question) and rule.answer.search(answer)):
             continue
-        target = _TARGETS[rule.head](answer)
+        target = TARGETS[rule.head](answer)
         if target is None:
             return split, rule.type, "answer_outside_classes"
         return Record(
@@ -151,68 +116,7 @@ def _record(entry: dict, split: str, organ: str, rules: list[Rule], images: Path
             type=rule.type,
             target=target,
             question_id=f"vqa-rad-{entry['qid']}",
+            image_id=Path(entry["image_name"]).stem,
             regions=target if rule.head == Head.REGION else 0,
         )
     return split, "", "no_rule"
-
-
-def _yes_or_no(answer: str) -> int | None:
-    first = re.match(r"\W*(\w+)", answer.lower())
-    classes = HEADS[Head.BINARY].classes
-    return classes.index(first[1]) if first and first[1] in classes else None
-
-
-def _named(find: Callable[[str], frozenset[int] | None]) -> Callable[[str], int | None]:
-    """Bit mask of what the names in an answer stand for, longest names first; None where there is none."""
-
-    def mask(answer: str) -> int | None:
-        found = 0
-        for piece in re.split(r"[,;.]|\b(?:and|or|with)\b", answer.lower()):
-            words, place = re.findall(r"\w+", piece), 0
-            while place < len(words):
-                for length in range(min(LONGEST_NAME, len(words) - place), 0, -1):
-                    classes = find(" ".join(words[place : place + length]))
-                    if classes:
-                        found |= sum(1 << c for c in classes)
-                        break
-                else:
-                    length = 1
-                place += length
-        return found or None
-
-    return mask
-
-
-def _severity(answer: str) -> int | None:
-    found = {severity_index(word) for word in re.findall(r"\w+", answer.lower())} - {None}
-    return found.pop() if len(found) == 1 else None
-
-
-_TARGETS: dict[Head, Callable[[str], int | None]] = {
-    Head.BINARY: _yes_or_no,
-    Head.REGION: _named(region_set),
-    Head.CATEGORY: _named(entity_classes),
-    Head.SEVERITY: _severity,
-}
-
-
-def shared(read: VqaRad) -> str:
-    """What the set's two parts share, as a sentence."""
-    return (
-        f"{read.shared_images:,} of the {read.images['test']:,} test images have training questions too: scores on this "
-        "split say little about new images"
-    )
-
-
-def describe(read: VqaRad) -> list[str]:
-    """What was read, and what is wrong with the set itself."""
-    asked = Counter((record.split, record.type) for record in read.records)
-    left = Counter((split, fate) for split, _, fate in read.fates)
-    lines = [
-        f"VQA-RAD: {read.images['train']:,} images with training questions, {read.images['test']:,} with test questions"
-    ]
-    lines.append("  " + shared(read))
-    lines += [f"  {split}: {n:,} {kind}" for (split, kind), n in sorted(asked.items())]
-    return lines + [
-        f"  {split}: {n:,} left out ({fate.replace('_', ' ')})" for (split, fate), n in sorted(left.items())
-    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from configs.mimic_cxr_config import to_dict
 from data.index import Index, open_index
-from data.vqa_rad import vqa_rad_index
+from data.records import write_record_index
+from data.vqa_rad import read_vqa_rad
 from models.mimic_vqa_model import SSGVQA
 from models.model_folder import LINEAGE, WEIGHTS, read_lineage
 from tests.test_evaluate_cli import index_of_the_release, job, place, settings  # noqa: F401 (fixtures)
@@ -132,12 +134,14 @@ def test_an_index_of_a_public_set_has_the_lineage_of_the_model_that_it_is_for(ra
     config = settings(place, tmp_path / "out")
     config.data.vqa_rad_path, config.data.index_dir = str(rad), str(tmp_path / "index")
     model_folder(False)
-    assert external.vqa_rad(config, job(place).model_path).is_credentialed is False
+    assert external.external_index(config, job(place).model_path).is_credentialed is False
     model_folder(True)
-    assert external.vqa_rad(config, job(place).model_path).is_credentialed is True
+    assert external.external_index(config, job(place).model_path).is_credentialed is True
     assert open_index(tmp_path / "index").meta["credentialed"] is True, "what is kept in it is that model's"
-    fresh, _ = vqa_rad_index(rad, tmp_path / "fresh", open_index(tmp_path / "index").vocabulary, 32, credentialed=True)
-    assert fresh.is_credentialed
+    vocabulary, read = open_index(tmp_path / "index").vocabulary, read_vqa_rad(rad)
+    assert write_record_index(tmp_path / "fresh", read, vocabulary, side=32, credentialed=True).is_credentialed
+    private = dataclasses.replace(read, public=False)
+    assert write_record_index(tmp_path / "own", private, vocabulary, side=32).is_credentialed, "a hospital's own data"
 
 
 def test_a_credentialed_model_on_a_public_set_is_named(rad, place, tmp_path, model_folder, caplog):  # noqa: F811

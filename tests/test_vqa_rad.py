@@ -10,8 +10,9 @@ from PIL import Image
 
 from configs.mimic_cxr_config import DataConfig
 from data.label_space import CHEXPERT, REGIONS, Head
+from data.records import write_record_index
 from data.vocabulary import Vocabulary
-from data.vqa_rad import describe, read_vqa_rad, vqa_rad_index
+from data.vqa_rad import read_vqa_rad
 from training.audit import audit_index
 from training.evaluation_run import question_set
 from utils.errors import DataError
@@ -69,9 +70,12 @@ def test_questions_become_targets_by_the_rules(folder):
 
 
 def test_what_the_parts_share_is_said_and_found_by_the_audit(folder, tmp_path):
-    index, read = vqa_rad_index(folder, tmp_path / "index", VOCABULARY, 32, credentialed=False)
-    assert read.shared_images == 1 and read.images == {"train": 3, "test": 2}
-    assert any("1 of the 2 test images have training questions too" in line for line in describe(read))
+    read = read_vqa_rad(folder)
+    index = write_record_index(tmp_path / "index", read, VOCABULARY, side=32)
+    assert read.lines == ["VQA-RAD: 3 images with training questions, 2 with test questions"]
+    assert len(read.notes) == 1 and "1 of the 2 test images have training questions too" in read.notes[0]
+    assert "  test: 1 D02_has_finding" in read.count_lines()
+    assert any("left out (other organ)" in line for line in read.count_lines())
     audit = audit_index(index, "test")
     assert audit["images"]["n"] == audit["patients"]["n"] == audit["same_pictures"]["n"] == 1
     assert len(audit["findings"]) == 4 and "1 of the 2 test images" in audit["findings"][0]
@@ -110,13 +114,14 @@ def test_what_is_not_the_set_is_one_line(folder, name, content, match):
 def test_a_missing_image_is_named(folder, tmp_path):
     (folder / "images" / "a.jpg").unlink()
     with pytest.raises(DataError, match=r"a\.jpg"):
-        vqa_rad_index(folder, tmp_path / "index", VOCABULARY, 32, credentialed=False)
+        write_record_index(tmp_path / "index", read_vqa_rad(folder), VOCABULARY, side=32)
 
 
 def test_the_real_set(shared_dir, tmp_path):
     """Counts of the files themselves, and that few chest questions are left out."""
-    index, read = vqa_rad_index(shared_dir / "real" / "vqa-rad", tmp_path / "index", VOCABULARY, 64, credentialed=False)
-    assert read.images == {"train": 314, "test": 203} and read.shared_images == 203
+    read = read_vqa_rad(shared_dir / "real" / "vqa-rad")
+    index = write_record_index(tmp_path / "index", read, VOCABULARY, side=64)
+    assert "314 images with training questions, 203 with test" in read.lines[0] and "203 of the 203" in read.notes[0]
     assert len(read.records) + len(read.fates) == 3064 + 451
     chest = [fate for *_, fate in read.fates if fate != "other_organ"]
     assert len(read.records) + len(chest) == 1088 + 174

@@ -11,6 +11,7 @@ from configs.mimic_cxr_config import DataConfig
 from data.index import Index
 from data.label_space import CHEXPERT
 from data.release import find_release
+from training.external import external_setting
 from training.predictions import QuestionSet
 from utils.errors import DataError
 from utils.utils import get_logger
@@ -27,7 +28,7 @@ def radiologist_labels(data: DataConfig, index: Index, split: str, studies: np.n
 
     None for other splits and data sets, and for releases without that table (it came with MIMIC-CXR-JPG 2.1.0).
     """
-    if split != "test" or studies is None or data.vqa_rad_path or not data.mimic_cxr_path:
+    if split != "test" or studies is None or external_setting(data) or not data.mimic_cxr_path:
         return None
     table = find_release(data.mimic_cxr_path, data.mimic_qa_path).radiologist
     if table is None:

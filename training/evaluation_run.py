@@ -30,7 +30,7 @@ from training.audit import audit_index
 from training.cohort import patient_strata, radiologist_labels
 from training.evaluation import Evaluation, evaluate, evaluate_given
 from training.evaluation_settings import EvaluationJob, check_folders
-from training.external import vqa_rad
+from training.external import external_index, external_setting, same_set
 from training.markdown import render_markdown
 from training.predictions import QuestionSet, question_fates, read_lineage, read_predictions
 from training.report import Extras, answers_of_rows, build_report
@@ -50,8 +50,8 @@ TEMPERATURES = "temperature.json"
 CONTROLS = "controls"
 """Folder of the other rows' predictions"""
 PLACES = (
-    "data.mimic_cxr_path", "data.mimic_qa_path", "data.index_dir", "data.num_workers", "data.prefetch_factor",
-    "evaluation.output_dir",
+    "data.mimic_cxr_path", "data.mimic_qa_path", "data.vqa_rad_path", "data.own_data", "data.index_dir",
+    "data.num_workers", "data.prefetch_factor", "evaluation.output_dir",
 )  # fmt: skip
 """Settings that say where and how fast, not what."""
 PACKAGES = ("torch", "timm", "transformers", "numpy", "scikit-learn", "pyarrow")
@@ -69,8 +69,8 @@ class LoadedModel:
     question_only: QuestionOnly | None
     sha256: str
     """of the weights file, hex"""
-    knows_vqa_rad: bool
-    """trained on VQA-RAD last, not on MIMIC-CXR"""
+    data: DataConfig
+    """of what it was trained on last"""
     credentialed: bool
     """the model or its control is"""
 
@@ -96,9 +96,8 @@ def load_model(job: EvaluationJob) -> LoadedModel:
             )
         question_only.to(device)
     weights = _sha256(job.model_path / "model.safetensors")
-    on_vqa_rad = bool(trained.data.vqa_rad_path)
     credentialed = model.credentialed or (question_only is not None and question_only.credentialed)
-    return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights, on_vqa_rad, credentialed)
+    return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights, trained.data, credentialed)
 
 
 def check_fits(index: Index, vocabulary: Vocabulary, model_path: Path) -> None:
@@ -127,9 +126,15 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
     """
     require_writable(Path(config.evaluation.output_dir))
     model = load_model(job) if job.model_path else None
-    index = vqa_rad(config, job.model_path) if config.data.vqa_rad_path else ensure_index(config)
+    is_external = external_setting(config.data) is not None
+    index = external_index(config, job.model_path) if is_external else ensure_index(config)
     if model:
         check_fits(index, model.vocabulary, job.model_path)
+    if is_external and job.controls and not index.counts("train").get("target"):
+        raise DataError(
+            f"{dataset_of(index)} has no training questions, which majority answers and the mean image come from: give it "
+            "a train split, or evaluate the model alone with --controls none"
+        )
     if index.is_synthetic:
         log.warning("%s", SYNTHETIC_NOTICE)
     source = lineage(job, config, index, model)
@@ -138,7 +143,7 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
         warn_if_open(config.evaluation.output_dir)
     evaluation = _from_file(job, config, index, model) if job.predictions else _from_model(job, config, index, model)
     other = read_predictions(job.compare, evaluation.questions)[0] if job.compare else None
-    is_own = model is not None and model.knows_vqa_rad == bool(config.data.vqa_rad_path)
+    is_own = model is not None and same_set(model.data, config.data)
     temperatures = _temperatures(job, evaluation, is_own, model.sha256 if model else "")
     report = build_report(
         evaluation,
@@ -275,7 +280,7 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, ev
     questions = evaluation.questions
     index = questions.index
     return {
-        "dataset": dataset_of(config, index),
+        "dataset": dataset_of(index),
         "model": str(job.predictions or job.model_path),
         "model_sha256": _sha256(job.predictions) if job.predictions else model.sha256,
         "index_fingerprint": index.fingerprint,
@@ -284,7 +289,7 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, ev
         "notice": SYNTHETIC_NOTICE if index.is_synthetic else "",
         "split": job.split,
         "graph": evaluation.graph,
-        "quality_grade": "" if config.data.vqa_rad_path else config.data.quality_grade,
+        "quality_grade": "" if external_setting(config.data) else config.data.quality_grade,
         "questions": len(questions),
         "studies": len(np.unique(questions.study)),
         "patients": len(np.unique(questions.patient)),
@@ -306,17 +311,15 @@ def lineage(job: EvaluationJob, config: Config, index: Index, model: LoadedModel
 
     An index of a public set is marked when it was made for a credentialed model; its set stays public.
     """
-    of_data = index.is_credentialed and not config.data.vqa_rad_path
+    of_data = index.is_credentialed and not index.meta.get("public", False)
     of_files = any(read_lineage(path) for path in (job.predictions, job.compare) if path)
     of_model = model is not None and model.credentialed
     return {"credentialed_data": of_data, "credentialed": index.is_credentialed or of_files or of_model}
 
 
-def dataset_of(config: Config, index: Index) -> str:
+def dataset_of(index: Index) -> str:
     """The name of the data set that was evaluated."""
-    if config.data.vqa_rad_path:
-        return "VQA-RAD"
-    return "look-alike release" if index.is_synthetic else "MIMIC-Ext-CXR-QBA"
+    return index.meta.get("dataset") or ("look-alike release" if index.is_synthetic else "MIMIC-Ext-CXR-QBA")
 
 
 def hardware() -> str:

@@ -15,7 +15,7 @@ from utils.errors import CheckpointError
 
 QUESTION_ONLY = "question_only"
 BEST = "best_model"
-FLAGS = {"output_dir": "evaluation.output_dir", "vqa_rad_path": "data.vqa_rad_path"}
+FLAGS = {"output_dir": "evaluation.output_dir", "vqa_rad_path": "data.vqa_rad_path", "own_data": "data.own_data"}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,11 @@ CREDENTIALED = (
     "as that agreement allows.**"
 )
 DRAWN = "Supervision is what was drawn into the images."
+ANSWERS = "Supervision is the answers of that set; the model that training started from had learned from other data."
+RELEASE_SPLITS = "The training and validation splits are the release's own, by patient."
+SET_SPLITS = "The training and validation splits are those of that set."
+
+PATIENTS = "Trained on data of patients: share it only as the licences of all its data allow."
 
 TEMPLATE = """\
 ---
@@ -41,13 +46,13 @@ diagnosis, triage or reporting.
 | data | {data} |
 | lineage | {lineage} |
 | questions of the training split seen | {questions:,} in {steps:,} steps |
-| filters | grade {grade} or better, views {views} |
+| filters | {filters} |
 | image encoder | {backbone}{pretrained} |
 | question encoder | {text}{pretrained} |
 | parameters | {parameters:,} |
 | seed | {seed} |
 
-The training and validation splits are the release's own, by patient. {supervision}
+{splits} {supervision}
 
 ## Validation scores of these weights
 
@@ -61,7 +66,7 @@ Mean over heads: {headline}.{control}
 
 ## Limits
 
-- One frontal film at a time: no comparison with earlier films, no lateral view unless the filters above say so.
+- One film at a time: no comparison with earlier films, no lateral view unless the filters above say so.
 - Only the classes named above; a free-text question outside the {types} known question types has no meaningful answer.
 - Scores differ between hospitals, devices and groups of patients; none of that has been measured here.
 - Much of a question's answer can be guessed from its wording: compare with `question_only/` beside this file.
@@ -81,14 +86,11 @@ def model_card(config: Config, index: Index, metrics: dict, parameters: int, cre
     validation, control = metrics["validation"], metrics.get("question_only")
     pretrained = ", pretrained weights" if config.model.pretrained else ", from random weights"
     return TEMPLATE.format(
-        notice="\n\n".join([SYNTHETIC] * index.is_synthetic + [CREDENTIALED] * credentialed),
-        data=_data(config, index),
+        notice="\n\n".join(_notices(index, credentialed)),
         lineage="credentialed" if credentialed else "no credentialed data",
-        supervision=DRAWN if index.is_synthetic else REPORTS,
+        **_data_facts(config, index),
         questions=metrics["questions_trained"],
         steps=metrics["step"],
-        grade=config.data.quality_grade,
-        views=config.data.view_filter,
         backbone=config.model.visual_backbone,
         text=config.model.text_encoder if config.model.pretrained else "BERT",
         pretrained=pretrained,
@@ -101,10 +103,29 @@ def model_card(config: Config, index: Index, metrics: dict, parameters: int, cre
     )
 
 
-def _data(config: Config, index: Index) -> str:
-    if config.data.vqa_rad_path:
-        return "VQA-RAD, from the weights of another model"
-    return "a generated look-alike release" if index.is_synthetic else "MIMIC-CXR-JPG and MIMIC-Ext-CXR-QBA layout"
+def _notices(index: Index, credentialed: bool) -> list[str]:
+    of_patients = not (credentialed or index.is_synthetic)
+    return [SYNTHETIC] * index.is_synthetic + [CREDENTIALED] * credentialed + [PATIENTS] * of_patients
+
+
+def _data_facts(config: Config, index: Index) -> dict[str, str]:
+    """What the card says of the data set; of a set that is no release it has the name."""
+    if "dataset" in index.meta:
+        notes = "".join(f" {note}." for note in index.meta["notes"])
+        return {
+            "data": index.meta["dataset"],
+            "filters": "none",
+            "splits": SET_SPLITS + notes,
+            "supervision": ANSWERS,
+        }
+    return {
+        "data": "a generated look-alike release"
+        if index.is_synthetic
+        else "MIMIC-CXR-JPG and MIMIC-Ext-CXR-QBA layout",
+        "filters": f"grade {config.data.quality_grade} or better, views {config.data.view_filter}",
+        "splits": RELEASE_SPLITS,
+        "supervision": DRAWN if index.is_synthetic else REPORTS,
+    }
 
 
 def _rows(heads: dict[str, Scores]) -> list[str]:

@@ -20,7 +20,7 @@ from models.mimic_vqa_model import SSGVQA
 from models.question_only import QuestionOnly
 from training.checkpoint import list_checkpoints
 from training.engine import Engine, build_engine, global_batch, scaled_learning_rate
-from training.external import vqa_rad
+from training.external import external_index, external_setting, leave_out_reports
 from training.frozen import freeze, read_kept_features
 from training.loss import MultiTaskLoss
 from training.model_card import model_card
@@ -38,7 +38,8 @@ log = get_logger(__name__)
 CONTROL = "question_only"
 
 OWN = {
-    *("data.mimic_cxr_path", "data.mimic_qa_path", "data.index_dir", "data.num_workers", "data.prefetch_factor"),
+    *("data.mimic_cxr_path", "data.mimic_qa_path", "data.vqa_rad_path", "data.own_data", "data.index_dir"),
+    *("data.num_workers", "data.prefetch_factor"),
 }
 """Settings in which the machines of a run may differ."""
 
@@ -99,6 +100,7 @@ def prepare(config: Config, processes: Processes | None = None, index: Index | N
     training = config.training
     seed_everything(training.seed)
     index = index or processes.main_first("the index", lambda: _index(config))
+    leave_out_reports(config, index)
     start = load_start(config, index) if training.init_from else None
     tokenizer = start[1] if start else build_tokenizer(config.model, training_texts(index))
     train_data = training_questions(config, index, tokenizer)
@@ -123,7 +125,9 @@ def prepare(config: Config, processes: Processes | None = None, index: Index | N
 
 
 def _index(config: Config) -> Index:
-    return vqa_rad(config, config.training.init_from) if config.data.vqa_rad_path else ensure_index(config)
+    if external_setting(config.data):
+        return external_index(config, config.training.init_from)
+    return ensure_index(config)
 
 
 def training_questions(config: Config, index: Index, tokenizer, keep_tokens: bool = True) -> VQADataset:

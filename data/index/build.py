@@ -26,7 +26,7 @@ from data.index.store import COLUMNS, FORMAT, META, PROBLEMS, SPLITS, Index, ope
 from data.label_space import CHEXPERT
 from data.release import Release, find_release, wanted_views
 from data.vocabulary import Vocabulary
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.privacy import private_directory, warn_if_open
 from utils.utils import atomic_directory, get_logger, write_json, writing_to
 
@@ -67,8 +67,14 @@ def ensure_index(config: Config, workers: int | None = None) -> Index:
 def configured_release(data: DataConfig) -> tuple[Release, dict[str, str | int]]:
     """The release of a configuration and what an index of it must be. It is read, unless an index knows it already.
 
-    DataError as `open_release`.
+    DataError as `open_release`. ConfigError where another set is named, which has no release behind it.
     """
+    if data.vqa_rad_path or data.own_data:
+        name = "own_data" if data.own_data else "vqa_rad_path"
+        raise ConfigError(
+            f"data.{name} names a set that is no release, and only releases are prepared and analysed here: leave it empty, "
+            "or check the set with train_mimic_cxr.py --dry_run"
+        )
     release = find_release(data.mimic_cxr_path, data.mimic_qa_path)
     known = known_fingerprint(release, data)
     if known is None:

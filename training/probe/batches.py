@@ -19,6 +19,7 @@ from data.label_space import CHEXPERT, HEAD_INDEX, QUESTION_TYPES, REGIONS
 from data.loader import Window
 from data.mimic_cxr_dataset import VQADataset, unpack_targets
 from data.vocabulary import RESERVED, Vocabulary
+from training.external import external_setting
 
 ENTITIES, REGION_NAMES = 230, 310
 """Names of the data set, about: see `data.names`."""
@@ -160,6 +161,8 @@ def find_index(config: Config) -> tuple[Index | None, str]:
     DataError: the folders that are named hold no release.
     """
     data = config.data
+    if setting := external_setting(data):
+        return None, f"data.{setting} is not read here: made-up questions stand in for it"
     if data.mimic_cxr_path or data.mimic_qa_path:
         identity = configured_release(data)[1]
         path = index_path(data, identity)
