@@ -270,7 +270,7 @@ def test_an_unknown_column_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("box", "content", "match"),
     [
-        ("", b"no image", "films.csv, row 2: image .*a.png: not a JPEG, PNG or DICOM"),
+        ("", b"no image", "films.csv, row 2: image .*a.png: not a JPEG or PNG"),
         ("0 0 51 40", None, r"films.csv, row 2: the box 0, 0, 51, 40 is not inside the image \(50 x 40 pixels\)"),
     ],
 )

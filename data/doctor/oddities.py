@@ -84,13 +84,12 @@ FATES: dict[str, Oddity] = {
         0.05,
     ),
     "image_missing": Oddity(
-        "question_image_missing", "questions are about images without a file", "finish the download of the images", 0.01
+        "question_image_missing", "questions are about images without a file", "finish the download of the images"
     ),
     "image_unreadable": Oddity(
         "question_image_unreadable",
         "questions are about images that cannot be read",
         "download these files again",
-        0.01,
     ),
 }
 
