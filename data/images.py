@@ -176,6 +176,11 @@ class ImageStore:
         data = self._bytes[start : start + int(self._lengths[row])]
         return data.reshape(h, w) if self.kind == "raw" else self._decoded(data, row)
 
+    def stored(self, row: int) -> np.ndarray:
+        """The bytes of image `row` as they are kept."""
+        start = int(self._offsets[row])
+        return self._bytes[start : start + int(self._lengths[row])]
+
     def _decoded(self, data: np.ndarray, row: int) -> np.ndarray:
         try:
             return simplejpeg.decode_jpeg(data, "GRAY")[..., 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +85,26 @@ def film_of(film: Film) -> tuple[str, int, int]:
 
 def write_release(root: Path, studies: Studies = STUDIES) -> DataConfig:
     """Studies with images, and one whose images are not in the tables; the settings for an index of them."""
-    rows, labels = [], []
     rng = np.random.default_rng(0)
+    for study, (subject, _, films) in studies.items():
+        for n, film in enumerate(films):
+            _, width, height = film_of(film)
+            folder = root / "jpg" / "files" / f"p{str(subject)[:2]}" / f"p{subject}" / f"s{study}"
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 255, (height, width)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{image_id(study, n)}.jpg", quality=95)
+    write_tables(root, studies)
+    return DataConfig(
+        mimic_cxr_path=str(root / "jpg"),
+        mimic_qa_path=str(root / "qba"),
+        index_dir=str(root / "index"),
+        image_size=64,
+    )
+
+
+def write_tables(root: Path, studies: Studies, qa: Callable[[int], dict] = qa_of) -> None:
+    """All files of `write_release` but the images; what is there is written over."""
+    rows, labels = [], []
     for study, (subject, split, films) in studies.items():
         for n, film in enumerate(films):
             view, width, height = film_of(film)
@@ -93,10 +112,6 @@ def write_release(root: Path, studies: Studies = STUDIES) -> DataConfig:
                 {"dicom_id": image_id(study, n), "subject_id": subject, "study_id": study, "ViewPosition": view}
                 | {"Rows": height, "Columns": width, "split": split}
             )
-            folder = root / "jpg" / "files" / f"p{str(subject)[:2]}" / f"p{subject}" / f"s{study}"
-            folder.mkdir(parents=True, exist_ok=True)
-            pixels = rng.integers(0, 255, (height, width)).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"{image_id(study, n)}.jpg", quality=95)
         labels.append({"subject_id": subject, "study_id": study} | dict.fromkeys(sorted(CHEXPERT), 1.0))
     table = pd.DataFrame(rows)
     for name, frame in (
@@ -106,22 +121,16 @@ def write_release(root: Path, studies: Studies = STUDIES) -> DataConfig:
     ):
         write_table(root / "jpg" / f"mimic-cxr-2.0.0-{name}.csv", frame, gz=True)
     keys = {(subject, study) for study, (subject, *_) in studies.items()} | {(10000009, NOT_IN_JPG)}
-    write_members(root / "qba" / "qa.zip", {"qa": {k: qa_of(k[1]) for k in keys}}, "qa/")
+    write_members(root / "qba" / "qa.zip", {"qa": {k: qa(k[1]) for k in keys}}, "qa/")
     graphs = {k: graph_of(k[1], (120, 90)) for k in keys}
     write_members(root / "qba" / "scene_data.zip", {"scene_graph": graphs}, "scene_data/")
-    (root / "qba" / "metadata").mkdir()
+    (root / "qba" / "metadata").mkdir(exist_ok=True)
     info = {
         "regions": ["heart", "left costophrenic angle"],
         "finding_entities": ["pleural effusion"],
         "synthetic": True,
     }
     (root / "qba" / "metadata" / "dataset_info.json").write_text(json.dumps(info))
-    return DataConfig(
-        mimic_cxr_path=str(root / "jpg"),
-        mimic_qa_path=str(root / "qba"),
-        index_dir=str(root / "index"),
-        image_size=64,
-    )
 
 
 def image_path(data: DataConfig, study: int, n: int = 0, studies: Studies = STUDIES) -> Path:

@@ -9,6 +9,7 @@ import pytest
 
 import setup_data
 from configs.mimic_cxr_config import DataConfig
+from data import setup_plan
 from data.download import command, fetch, needed
 from data.download.transfer import Site
 from data.release import open_release
@@ -77,11 +78,48 @@ def test_what_does_not_come_is_named_in_private_and_comes_later(servers, tmp_pat
     assert "2 files downloaded" in capsys.readouterr().out
 
 
-def test_the_plan_asks_no_one(servers, tmp_path, capsys):
+def test_the_plan_asks_no_one(servers, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(setup_plan, "_free", lambda folder: 10**12)
     assert setup_data.main([*arguments(servers, tmp_path), "--dry_run"]) == 0
     said = capsys.readouterr().out
     assert "243,334 files" in said and "exports/A_frontal/" in said and "free in" in said
     assert not any(server.seen for server in servers) and not list(tmp_path.iterdir())
+
+
+def test_the_plan_says_what_does_not_fit_and_what_is_there(servers, tmp_path, capsys, monkeypatch):
+    assert setup_data.main(arguments(servers, tmp_path)) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(setup_plan, "_free", lambda folder: 10**11)
+    with pytest.raises(DataError, match=r"this will not fit: download images .*100\.0 GB are free"):
+        setup_data.main([*arguments(servers, tmp_path), "--dry_run"])
+    there = len(list((tmp_path / "jpg").rglob("*.jpg"))) * fetch.IMAGE_BYTES / 1e6
+    assert f"{there:.1f} MB of it are there" in capsys.readouterr().out
+
+
+def test_all_downloads_what_is_missing_and_builds_the_index(servers, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--all", *arguments(servers, tmp_path)[1:], "--num_workers", "1"]
+    assert setup_data.main(words) == 0
+    said = capsys.readouterr().out
+    assert "download: " in said and "files downloaded, 0 were there already" in said and "index: data_cache" in said
+    lost = next((tmp_path / "jpg").rglob("*.jpg"))
+    lost.unlink()
+    asked = [len(server.seen) for server in servers]
+    assert setup_data.main(words) == 0
+    said = capsys.readouterr().out
+    assert "download: 1 images have no file" in said and "1 files downloaded" in said and lost.exists()
+    assert setup_data.main(words) == 0
+    assert "download: " not in capsys.readouterr().out
+    assert len(servers[0].seen) == asked[0] + 1
+
+
+def test_all_stops_where_something_does_not_come(servers, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    jpg, _ = servers
+    jpg.tricks[min(path for path in jpg.files if path.endswith(".jpg"))] = [file_server.garbage]
+    everything = ["--set", "data.view_filter=all"]
+    assert setup_data.main(["--all", *arguments(servers, tmp_path)[1:], *everything]) == DataError.exit_code
+    assert "set aside in quarantine/" in capsys.readouterr().out and not (tmp_path / "data_cache").exists()
 
 
 def test_a_full_disk_is_said_before_the_images_come(servers, tmp_path, monkeypatch):

@@ -157,15 +157,20 @@ def atomic_directory(final: str | Path) -> Iterator[Path]:
     _fsync_directory(final.parent)
 
 
-def clean_leftovers(parent: str | Path) -> list[str]:
+def clean_leftovers(parent: str | Path, only: str | None = None) -> list[str]:
     """Mend a folder after a kill: restore what was being replaced, delete what was half written; return the names.
 
     Only for a folder that no other process is writing to.
+
+    Args:
+        only: the name of a file or folder; what belongs to others stays as it is.
     """
     mended = []
     for entry in sorted(Path(parent).iterdir()):
         name, replaced, _ = entry.name[1:].rpartition(REPLACED)
         if not entry.name.startswith("."):
+            continue
+        if only is not None and not entry.name.startswith((f".{only}{TEMPORARY}", f".{only}{REPLACED}")):
             continue
         if replaced and TEMPORARY not in name and not (entry.parent / name).exists():
             os.rename(entry, entry.parent / name)

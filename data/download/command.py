@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +12,12 @@ from tqdm import tqdm
 from configs.mimic_cxr_config import DataConfig
 from data.checksums import read_listing
 from data.download.credentials import Credentials, find_credentials
-from data.download.fetch import existing_part, fetch, plan
+from data.download.fetch import fetch
 from data.download.needed import JPG_ADDRESS, QBA_ADDRESS
 from data.download.release import QUARANTINE, Outcome
 from data.download.transfer import LOCAL, Count, Site
 from utils.errors import DataError
-from utils.utils import format_duration
 
-RATES = (5e6, 50e6)
-"""Bytes a second, for the plan: a slow and a fast line"""
 SHOWN = 5
 
 
@@ -33,20 +29,6 @@ class Options:
     qba_address: str | None
     connections: int
     accept_checksums: Path | None
-
-
-def plan_lines(data: DataConfig) -> list[str]:
-    """The plan for people: what, how large, how long, against the free disk."""
-    require_folders(data)
-    steps = plan(data)
-    lines = [f"{step.files:>9,} files {step.size / 1e9:>8,.1f} GB  {step.what} -> {step.folder}" for step in steps]
-    size = sum(step.size for step in steps)
-    times = " or ".join(f"{format_duration(size / rate)} at {rate / 1e6:g} MB/s" for rate in RATES)
-    lines.append(f"in all about {size / 1e9:,.1f} GB, less what is there already: {times}")
-    for folder in sorted({step.folder for step in steps}):
-        free = shutil.disk_usage(existing_part(folder)).free
-        lines.append(f"free in {folder}: {free / 1e9:,.1f} GB")
-    return lines
 
 
 def require_folders(data: DataConfig) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.mimic_cxr_config import DataConfig
+from data.checksums import NAME
 from data.download.needed import export_of, home_of, needed_images, needed_of_jpg, needed_of_qba
 from data.download.release import Mirror, Outcome
 from data.download.transfer import Count, Site
@@ -38,6 +39,8 @@ class Step:
     size: int
     """bytes, about"""
     folder: Path
+    there: int
+    """of these bytes"""
 
 
 def plan(data: DataConfig) -> list[Step]:
@@ -45,12 +48,25 @@ def plan(data: DataConfig) -> list[Step]:
     jpg, qba, home = Path(data.mimic_cxr_path), Path(data.mimic_qa_path), export_of(data)
     images = VIEWS[data.view_filter]
     what = f"images ({data.view_filter}; at most: only those of studies with questions)"
+    archives = [qba_root(data.mimic_qa_path) / folder for folder in {home, ""}]
+    lists = [jpg_root(data.mimic_cxr_path) / NAME, qba_root(data.mimic_qa_path) / NAME]
+    there = sum(1 for _ in (jpg_root(data.mimic_cxr_path) / "files").rglob("*.jpg"))
     return [
-        Step("lists of files with checksums", 2, LISTING_BYTES, jpg),
-        Step("tables of MIMIC-CXR-JPG", 5, TABLE_BYTES, jpg),
-        Step(f"questions and scene graphs ({home or 'the whole release'}; at most)", 5, ARCHIVE_BYTES[home], qba),
-        Step(what, images, images * IMAGE_BYTES, jpg),
+        Step("lists of files with checksums", 2, LISTING_BYTES, jpg, _bytes(lists)),
+        Step("tables of MIMIC-CXR-JPG", 5, TABLE_BYTES, jpg, _bytes(jpg_root(data.mimic_cxr_path).glob("*.csv*"))),
+        Step(
+            f"questions and scene graphs ({home or 'the whole release'}; at most)",
+            5,
+            ARCHIVE_BYTES[home],
+            qba,
+            _bytes(path for folder in archives for path in folder.glob("*.zip")),
+        ),
+        Step(what, images, images * IMAGE_BYTES, jpg, min(there, images) * IMAGE_BYTES),
     ]
+
+
+def _bytes(files: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def fetch(

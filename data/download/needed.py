@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from configs.mimic_cxr_config import DataConfig
 from data.label_space import GRADES
 from data.release.locate import INFO, SCENE_NAMES, TABLE
-from data.release.reader import Release, wanted_views
+from data.release.reader import Release, open_release, wanted_views
 from utils.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas
 
 JPG_ADDRESS = "https://physionet.org/files/mimic-cxr-jpg/2.1.0/"
 QBA_ADDRESS = "https://physionet.org/files/mimic-ext-cxr-qba/1.0.0/"
@@ -59,9 +64,24 @@ def needed_of_qba(listing: Collection[str], data: DataConfig) -> list[str]:
     return found + [name for name in (home + QUESTION_TABLE, "quality_mappings.csv") if name in listing]
 
 
+def what_is_missing(data: DataConfig) -> str:
+    """Why a download is needed: what both releases lack of what the settings need; empty when they have it all."""
+    try:
+        release = open_release(data.mimic_cxr_path, data.mimic_qa_path)
+    except DataError as error:
+        return str(error)
+    if not release.scene_graph_studies():
+        return f"no scene graphs in {release.qba.root}"
+    # not pathlib's is_file, which fails where a folder must not be looked into
+    lost = sum(not os.path.isfile(release.image_path(path)) for path in _wanted(release, data)["path"])
+    return f"{lost:,} images have no file in {release.jpg.root}" if lost else ""
+
+
 def needed_images(release: Release, data: DataConfig) -> list[str]:
     """Paths, as the release lists them, of the images that the view filter lets through and that questions are asked about."""
+    return [re.sub(r"^(files/)?", "files/", path, count=1) for path in _wanted(release, data)["path"]]
+
+
+def _wanted(release: Release, data: DataConfig) -> pandas.DataFrame:
     images = wanted_views(release.images, data.view_filter)
-    asked = {study for _, study in release.studies()}
-    images = images[images["study_id"].isin(asked)]
-    return [re.sub(r"^(files/)?", "files/", path, count=1) for path in images["path"]]
+    return images[images["study_id"].isin({study for _, study in release.studies()})]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -22,13 +23,26 @@ from data.images import STORE_FILES
 from data.index.origin import CACHE, keep_fingerprint, known_fingerprint
 from data.index.part import PIXELS, ImageJob, PartForm, StudyJob, build_part
 from data.index.quarantine import bad_samples, check_share, is_finished, read_problems, stop_at_first
-from data.index.store import COLUMNS, FORMAT, META, PROBLEMS, SPLITS, Index, open_index, write_table
+from data.index.reuse import NO_ROW, SOURCE_COLUMNS, Earlier, find_earlier, input_key
+from data.index.store import (
+    COLUMNS,
+    FORMAT,
+    META,
+    PROBLEMS,
+    SOURCES,
+    SPLITS,
+    Index,
+    open_index,
+    table_path,
+    write_table,
+)
 from data.label_space import CHEXPERT
 from data.release import Release, find_release, wanted_views
 from data.vocabulary import Vocabulary
 from utils.errors import ConfigError, DataError
 from utils.privacy import private_directory, warn_if_open
-from utils.utils import atomic_directory, get_logger, write_json, writing_to
+from utils.utils import atomic_directory, clean_leftovers, get_logger, write_json, writing_to
+from utils.workers import leave_with_parent
 
 STUDIES_PER_PART = 100
 NO_IMAGE = {"frontal_only": "no_frontal_image", "lateral_only": "no_lateral_image", "all": "no_image"}
@@ -101,11 +115,14 @@ def index_path(data: DataConfig, identity: dict) -> Path:
     return Path(data.index_dir) if data.index_dir else CACHE / str(identity["fingerprint"])
 
 
-def build_index(release: Release, data: DataConfig, path: Path, workers: int | None = None) -> Index:
-    """Build the index of a release into the folder `path`.
+def build_index(
+    release: Release, data: DataConfig, path: Path, workers: int | None = None, replace: bool = False
+) -> Index:
+    """Build the index of a release into the folder `path`, with what an earlier index has of it.
 
     Args:
         workers: processes; all cores when None.
+        replace: there may be an index in `path`. It stays until the new one is whole.
     Raises:
         DataError: more than `data.max_bad_fraction` of the images or studies cannot be read, or, where
             `data.on_bad_sample` is `error`, one: always the first in the order of the index.
@@ -115,7 +132,7 @@ def build_index(release: Release, data: DataConfig, path: Path, workers: int | N
         raise DataError(f"no study with questions found in {data.mimic_qa_path}")
     advice = "free space (finished parts are kept), or name another folder with --set data.index_dir=..."
     with writing_to(path, advice):
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise DataError(f"{path} exists and is no index; name another folder with --set data.index_dir=...")
         _build(release, data, jobs, path, workers or os.cpu_count() or 1)
     keep_fingerprint(release, path)
@@ -127,13 +144,15 @@ def _build(release: Release, data: DataConfig, jobs: list[StudyJob], path: Path,
     parts = [jobs[i : i + STUDIES_PER_PART] for i in range(0, len(jobs), STUDIES_PER_PART)]
     work = path.with_name(path.name + ".partial")
     _open_work_folder(work, identity)
+    clean_leftovers(path.parent, path.name)
     log.info("building the index of %s studies in %s", f"{len(jobs):,}", path)
     vocabulary = Vocabulary(tuple(release.entities), tuple(release.region_names))
     folders = [work / f"part-{i:06d}" for i in range(len(parts))]
-    form = PartForm(vocabulary.entity_index, int(identity["image_store_size"]), str(identity["image_store"]))
+    form = part_form(vocabulary, identity)
+    earlier = find_earlier(path, identity, vocabulary, jobs)
     problems: list[dict] = []
     with (
-        closing(_build_parts(release, parts, form, folders, workers)) as done,
+        closing(_build_parts(release, parts, form, folders, workers, earlier)) as done,
         tqdm(total=len(jobs), unit="study", desc="index", disable=None) as bar,
     ):
         for i in done:
@@ -146,8 +165,19 @@ def _build(release: Release, data: DataConfig, jobs: list[StudyJob], path: Path,
     if bad := bad_samples(problems):
         log.warning("%s bad file(s) are left out; %s names each with its reason", f"{len(bad):,}", path / PROBLEMS)
     with atomic_directory(path) as folder:
-        _assemble(folders, folder, identity, release, vocabulary, problems)
+        copied = _assemble(folders, folder, identity, release, vocabulary, problems)
+    if earlier:
+        log.info(
+            "%s of %s studies are unchanged and were copied from %s",
+            f"{copied:,}",
+            f"{len(jobs):,}",
+            earlier.index.path,
+        )
     shutil.rmtree(work)
+
+
+def part_form(vocabulary: Vocabulary, identity: dict) -> PartForm:
+    return PartForm(vocabulary.entity_index, int(identity["image_store_size"]), str(identity["image_store"]))
 
 
 def plan_studies(release: Release, view_filter: str) -> list[StudyJob]:
@@ -185,19 +215,22 @@ def _open_work_folder(work: Path, identity: dict) -> None:
     write_json(plan, identity)
 
 
-def _build_parts(release: Release, parts: list, form: PartForm, folders: list[Path], workers: int) -> Iterator[int]:
+def _build_parts(
+    release: Release, parts: list, form: PartForm, folders: list[Path], workers: int, earlier: Earlier | None
+) -> Iterator[int]:
     """Build what is not finished; the numbers of the parts in order, each when its folder is there."""
-    todo = {i for i, folder in enumerate(folders) if not is_finished(folder)}
+    todo = {i for i, folder in enumerate(folders) if not _is_current(folder, release, parts[i])}
     if len(todo) < len(parts):
         log.info("continuing: %d of %d parts are there already", len(parts) - len(todo), len(parts))
     if workers == 1 or len(todo) <= 1:
         for i, folder in enumerate(folders):
             if i in todo:
-                build_part(release, parts[i], form, folder)
+                build_part(release, parts[i], form, folder, earlier)
             yield i
         return
     # spawn: the parent may hold threads (pyarrow) that do not survive a fork
-    with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), _start_worker, (release, form)) as pool:
+    shared = (release, form, earlier)
+    with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), _start_worker, shared) as pool:
         futures = {i: pool.submit(_build_in_worker, parts[i], folders[i]) for i in sorted(todo)}
         try:
             for i in range(len(parts)):
@@ -209,29 +242,43 @@ def _build_parts(release: Release, parts: list, form: PartForm, folders: list[Pa
             raise
 
 
+def _is_current(folder: Path, release: Release, jobs: list[StudyJob]) -> bool:
+    """Is a part finished, and made of what its files are now?"""
+    if not is_finished(folder):
+        return False
+    with np.load(folder / "columns.npz", allow_pickle=False) as columns:
+        keys = columns[f"{SOURCES}.key"].tolist()
+    return keys == [input_key(release, job) for job in jobs]
+
+
 _worker: tuple = ()
 """What all jobs of a worker process share: the release is large, so it travels once a process, not once a job."""
 
 
-def _start_worker(release: Release, form: PartForm) -> None:
+def _start_worker(*shared: object) -> None:
     global _worker
-    _worker = (release, form)
+    _worker = shared
+    leave_with_parent()
+    # parsed JSON is many small objects without cycles: looking for some took a tenth of the time
+    gc.set_threshold(200_000, 20, 20)
 
 
 def _build_in_worker(jobs: list[StudyJob], target: Path) -> None:
-    release, form = _worker
-    build_part(release, jobs, form, target)
+    release, form, earlier = _worker
+    build_part(release, jobs, form, target, earlier)
 
 
-def _assemble(folders, target: Path, identity, release: Release, vocabulary: Vocabulary, problems: list[dict]) -> None:
-    """Join the parts into the final tables and the image store."""
+def _assemble(folders, target: Path, identity, release: Release, vocabulary: Vocabulary, problems: list[dict]) -> int:
+    """Join the parts into the final tables and the image store; how many studies came from an earlier index."""
     private_directory(target / "tables")
     private_directory(target / "images")
     columns: dict[str, dict[str, list[np.ndarray]]] = {t: {c: [] for c in names} for t, names in COLUMNS.items()}
     columns["studies"]["chexpert"], columns["boxes"]["box"] = [], []
+    columns[SOURCES] = {name: [] for name in SOURCE_COLUMNS}
     texts: dict[str, int] = {}
     question_ids: dict[str, int] = {}
-    image_ids, views, counts, names = [], [], Counter(), Counter()
+    image_ids, views, notes, counts, names = [], [], [], Counter(), Counter()
+    copied = 0
     examples: dict[tuple[str, str], int] = {}
     rows = Counter()
     with (target / "images" / STORE_FILES[identity["image_store"]]).open("wb") as pixels:
@@ -249,6 +296,8 @@ def _assemble(folders, target: Path, identity, release: Release, vocabulary: Voc
             rows.update({t: len(columns[t][next(iter(COLUMNS[t]))][-1]) for t in COLUMNS})
             image_ids += strings["image_ids"]
             views += strings["views"]
+            notes += strings["notes"]
+            copied += strings["copied"]
             counts.update({tuple(c[:3]): c[3] for c in strings["counts"]})
             names.update({tuple(c[:2]): c[2] for c in strings["names"]})
             examples = {tuple(c[:2]): c[2] for c in strings.get("examples", ())} | examples
@@ -256,12 +305,14 @@ def _assemble(folders, target: Path, identity, release: Release, vocabulary: Voc
                 shutil.copyfileobj(source, pixels, 1 << 22)
     tables = {t: {c: np.concatenate(values) for c, values in cs.items()} for t, cs in columns.items()}
     tables["images"] |= {"image_id": image_ids, "view": views}
+    tables[SOURCES]["notes"] = notes
     tables["texts"], tables["question_ids"] = {"value": list(texts)}, {"value": list(question_ids)}
     for name, table in tables.items():
-        write_table(target / "tables" / f"{name}.arrow", table)
+        write_table(table_path(target, name), table)
     with (target / PROBLEMS).open("w") as file:
         file.writelines(json.dumps(p) + "\n" for p in problems)
     write_json(target / META, _meta(identity, release, vocabulary, counts, names, problems, rows, examples))
+    return copied
 
 
 def _shift(part: dict[str, np.ndarray], rows: Counter, pixel_offset: int) -> None:
@@ -276,6 +327,8 @@ def _shift(part: dict[str, np.ndarray], rows: Counter, pixel_offset: int) -> Non
     ):
         part[key] = part[key] + np.array(rows[by], dtype=part[key].dtype)
     part["images.offset"] = part["images.offset"] + np.uint64(pixel_offset)
+    of_sources = part[f"{SOURCES}.row"]
+    of_sources[of_sources != NO_ROW] += np.uint32(rows["studies"])
 
 
 def _recode(codes: np.ndarray, local: list[str], shared: dict[str, int]) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 
 from data import images as image_files
 from data.answers import Dropped, parse_question
-from data.index.store import COLUMNS, SPLITS
+from data.index.reuse import NO_ROW, SOURCE_COLUMNS, Earlier, copy_rows, input_key
+from data.index.store import COLUMNS, SOURCES, SPLITS
 from data.label_space import QUESTION_TYPES
 from data.release import Release
 from data.scene_graph import parse_scene_graph
@@ -55,6 +56,8 @@ class PartForm:
 
 PIXELS = "pixels"
 """File of a part that holds its images."""
+TARGET = "target"
+"""Fate of a question that has one."""
 
 
 @dataclass
@@ -77,6 +80,11 @@ class PartWriter:
     examples: dict[tuple[str, str], int] = field(default_factory=dict)
     """(kind, value) of `names`, or ("question", fate) -> the first study that has it"""
     problems: list[dict] = field(default_factory=list)
+    sources: dict[str, list] = field(default_factory=lambda: {name: [] for name in SOURCE_COLUMNS})
+    notes: list[str] = field(default_factory=list)
+    """of each study, see `data.index.reuse`"""
+    copied: int = 0
+    """studies that came from an earlier index"""
     offset: int = 0
 
     def add(self, table: str, **values: object) -> None:
@@ -86,17 +94,45 @@ class PartWriter:
     def size(self, table: str) -> int:
         return len(next(iter(self.columns[table].values())))
 
+    def finish(self, job: StudyJob, key: int, row: int, study: StudyNotes) -> None:
+        """Count a study whose rows, if it has any, are there."""
+        self.counts.update({(job.split, *of): n for of, n in study.counts.items()})
+        self.names.update(study.names)
+        for code in (*study.names, *(("question", fate) for _, fate in study.counts)):
+            self.examples.setdefault(code, job.study_id)
+        self.problems += study.problems
+        for name, value in (("study_id", job.study_id), ("key", key), ("row", row)):
+            self.sources[name].append(value)
+        self.notes.append(study.as_json())
 
-def build_part(release: Release, jobs: list[StudyJob], form: PartForm, target: Path) -> None:
-    """Read the studies of `jobs` and write them as a folder `target`, complete or not at all."""
+
+@dataclass
+class StudyNotes:
+    """What is counted of one study."""
+
+    counts: Counter = field(default_factory=Counter)
+    """(question type, fate) -> questions"""
+    names: Counter = field(default_factory=Counter)
+    problems: list[dict] = field(default_factory=list)
+
+    def as_json(self) -> str:
+        """Without the questions that have a target: these are rows."""
+        counts = [[*of, n] for of, n in self.counts.items() if of[1] != TARGET]
+        return json.dumps([counts, [[*name, n] for name, n in self.names.items()], self.problems])
+
+
+def build_part(
+    release: Release, jobs: list[StudyJob], form: PartForm, target: Path, earlier: Earlier | None = None
+) -> None:
+    """Read the studies of `jobs` and write them as a folder `target`, complete or not at all.
+
+    Studies that `earlier` has, made of the same, are copied from there.
+    """
     with atomic_directory(target) as folder:
         part = PartWriter()
         with (folder / PIXELS).open("wb") as pixels:
             for job in jobs:
-                known = part.names, part.counts
-                part.names, part.counts = Counter(), Counter()
-                _add_study(part, release, job, form, pixels)
-                _keep_examples(part, job, *known)
+                _add_study(part, release, job, form, pixels, earlier)
         arrays = {
             f"{table}.{name}": np.array(part.columns[table][name], dtype=dtype)
             for table, names in COLUMNS.items()
@@ -104,6 +140,7 @@ def build_part(release: Release, jobs: list[StudyJob], form: PartForm, target: P
         }
         arrays["studies.chexpert"] = np.array(part.chexpert, dtype=np.float32).reshape(-1, 14)
         arrays["boxes.box"] = np.concatenate([np.zeros((0, 4), np.float32), *part.boxes])
+        arrays |= {f"{SOURCES}.{name}": np.array(part.sources[name], kind) for name, kind in SOURCE_COLUMNS.items()}
         np.savez(folder / "columns.npz", **arrays)
         strings = {
             "texts": list(part.texts),
@@ -114,39 +151,52 @@ def build_part(release: Release, jobs: list[StudyJob], form: PartForm, target: P
             "names": [[*key, n] for key, n in part.names.items()],
             "examples": [[*key, study] for key, study in part.examples.items()],
             "problems": part.problems,
+            "notes": part.notes,
+            "copied": part.copied,
         }
         (folder / "strings.json").write_text(json.dumps(strings))
 
 
-def _keep_examples(part: PartWriter, job: StudyJob, names: Counter, counts: Counter) -> None:
-    """Add the counts of a study to those before it."""
-    for key in (*part.names, *(("question", fate) for _, _, fate in part.counts)):
-        part.examples.setdefault(key, job.study_id)
-    names.update(part.names)
-    counts.update(part.counts)
-    part.names, part.counts = names, counts
+def _add_study(part: PartWriter, release: Release, job: StudyJob, form: PartForm, pixels, earlier) -> None:
+    key = input_key(release, job)  # before anything is read: what changes while it is read is read again the next time
+    before, notes = part.size("studies"), StudyNotes()
+    place = earlier.usable(job.study_id, key) if earlier else None
+    if place is None:
+        _read_study(part, notes, release, job, form, pixels)
+    else:
+        _copy_study(part, notes, earlier, place, pixels)
+    part.finish(job, key, before if part.size("studies") > before else NO_ROW, notes)
 
 
-def _add_study(part: PartWriter, release: Release, job: StudyJob, form: PartForm, pixels) -> None:
+def _copy_study(part: PartWriter, notes: StudyNotes, earlier: Earlier, place: int, pixels) -> None:
+    counts, names, notes.problems = earlier.notes(place)
+    notes.counts.update({(name, fate): n for name, fate, n in counts})
+    notes.names.update({(kind, value): n for kind, value, n in names})
+    part.copied += 1
+    if earlier.row(place) == NO_ROW:
+        return
+    first = part.size("questions")
+    copy_rows(earlier, place, part, pixels)
+    notes.counts.update((QUESTION_TYPES[t].name, TARGET) for t in part.columns["questions"]["type"][first:])
+
+
+def _read_study(part: PartWriter, notes: StudyNotes, release: Release, job: StudyJob, form: PartForm, pixels) -> None:
     try:
         questions = release.read_qa(job.subject_id, job.study_id).get("questions") or []
         if not isinstance(questions, list):
             raise DataError(f"study {job.study_id}: questions is no list")
     except DataError as error:
         # how many questions it holds cannot be known; the study is counted instead
-        part.problems.append({"kind": "unreadable_questions", "study": job.study_id, "message": str(error)})
+        notes.problems.append({"kind": "unreadable_questions", "study": job.study_id, "message": str(error)})
         return
-    parsed = [parse_question(q, part.names) for q in questions]
+    parsed = [parse_question(q, notes.names) for q in questions]
     kept = [q for q in parsed if not isinstance(q, Dropped)]
-    for dropped in parsed:
-        if isinstance(dropped, Dropped):
-            part.counts[job.split, dropped.type, dropped.reason] += 1
-    usable, reason = _store_images(part, job, form, pixels) if kept and job.images else ([], job.reason)
+    notes.counts.update((q.type, q.reason) for q in parsed if isinstance(q, Dropped))
+    usable, reason = _store_images(part, notes, job, form, pixels) if kept and job.images else ([], job.reason)
     if not usable:
-        for q in kept:
-            part.counts[job.split, QUESTION_TYPES[q.type].name, reason or "image_unreadable"] += 1
+        notes.counts.update((QUESTION_TYPES[q.type].name, reason or "image_unreadable") for q in kept)
         return
-    _add_graphs(part, release, job, usable, form.entity_index)
+    _add_graphs(part, notes, release, job, usable, form.entity_index)
     study = part.size("studies")
     part.add(
         "studies",
@@ -159,8 +209,8 @@ def _add_study(part: PartWriter, release: Release, job: StudyJob, form: PartForm
         image_count=len(usable),
     )
     part.chexpert.append(job.chexpert)
+    notes.counts.update((QUESTION_TYPES[q.type].name, TARGET) for q in kept)
     for q in kept:
-        part.counts[job.split, QUESTION_TYPES[q.type].name, "target"] += 1
         part.add(
             "questions",
             study=study,
@@ -176,7 +226,7 @@ def _add_study(part: PartWriter, release: Release, job: StudyJob, form: PartForm
 
 
 def _store_images(
-    part: PartWriter, job: StudyJob, form: PartForm, pixels
+    part: PartWriter, notes: StudyNotes, job: StudyJob, form: PartForm, pixels
 ) -> tuple[list[tuple[ImageJob, int, int]], str]:
     """Decode and append the images of a study: (image, width, height) of those that could be read, else the reason.
 
@@ -189,12 +239,12 @@ def _store_images(
         except DataError as error:
             kind = "image_missing" if isinstance(error.__cause__, FileNotFoundError) else "image_unreadable"
             bad.add(kind)
-            part.problems.append(_image_problem(kind, job, image, str(error)))
+            notes.problems.append(_image_problem(kind, job, image, str(error)))
             continue
         if image.width and (image.width, image.height) != (width, height):
             # boxes are in pixels of the JPEG, so its own size is the one that counts
             message = f"image {image.path}: {width}x{height} pixels, in the table {image.width}x{image.height}"
-            part.problems.append(_image_problem("size_differs", job, image, message))
+            notes.problems.append(_image_problem("size_differs", job, image, message))
         usable.append((image, width, height))
         stored = image_files.encode(array, form.image_store)
         part.add(
@@ -218,16 +268,18 @@ def _image_problem(kind: str, job: StudyJob, image: ImageJob, message: str) -> d
     return {"kind": kind, "study": job.study_id, "image": image.image_id, "path": str(image.path), "message": message}
 
 
-def _add_graphs(part: PartWriter, release: Release, job: StudyJob, usable: list, entity_index: dict) -> None:
+def _add_graphs(
+    part: PartWriter, notes: StudyNotes, release: Release, job: StudyJob, usable: list, entity_index: dict
+) -> None:
     raw = None
     try:
         raw = release.read_scene_graph(job.subject_id, job.study_id)
         if raw is None:
-            part.problems.append({"kind": "graph_missing", "study": job.study_id, "message": "no scene graph"})
+            notes.problems.append({"kind": "graph_missing", "study": job.study_id, "message": "no scene graph"})
     except DataError as error:
-        part.problems.append({"kind": "graph_unreadable", "study": job.study_id, "message": str(error)})
+        notes.problems.append({"kind": "graph_unreadable", "study": job.study_id, "message": str(error)})
     for image, width, height in usable:
-        graph = parse_scene_graph(raw or {}, image.image_id, width, height, entity_index, part.names)
+        graph = parse_scene_graph(raw or {}, image.image_id, width, height, entity_index, notes.names)
         part.add(
             "images",
             box_start=part.size("boxes"),

@@ -29,12 +29,14 @@ def bad_samples(problems: Iterable[dict]) -> list[dict]:
 
 def is_finished(part: Path) -> bool:
     """Whether a part is there and nothing that was bad in it has been mended since."""
-    return part.exists() and not any(_may_be_mended(problem) for problem in bad_samples(read_problems(part)))
+    # a study's bad JSON: reading its part again costs little
+    return part.exists() and not any(
+        "path" not in problem or is_mended(problem) for problem in bad_samples(read_problems(part))
+    )
 
 
-def _may_be_mended(problem: dict) -> bool:
-    if "path" not in problem:  # a study's JSON: reading its part again costs little
-        return True
+def is_mended(problem: dict) -> bool:
+    """Can the image that could not be read be read now?"""
     try:
         decode(Path(problem["path"]))
     except DataError:

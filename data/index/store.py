@@ -23,6 +23,9 @@ FORMAT = 3
 SPLITS: tuple[str, ...] = ("train", "validate", "test")
 META = "index.json"
 PROBLEMS = "problems.jsonl"
+SOURCES = "sources"
+"""Table of what each study was made of, beside the others: it depends on where and when files were written. Only an index that
+was built from a release has it."""
 
 COLUMNS: dict[str, dict[str, type]] = {
     "questions": {
@@ -193,10 +196,21 @@ class Index:
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read ({error}); delete the index and build it again") from error
 
+    @cached_property
+    def sources(self) -> dict[str, np.ndarray]:
+        """What each study of the release was made of, see `data.index.reuse`; empty in an index that does not say."""
+        if not table_path(self.path, SOURCES).exists():
+            return {"study_id": np.empty(0, np.int64)}
+        return self._columns(SOURCES)
+
+    def source_notes(self, row: int) -> str:
+        """JSON of what is counted of the study in this row of `sources`."""
+        return self._table(SOURCES)["notes"][row].as_py()
+
     def _table(self, name: str) -> pa.Table:
         cache = self.__dict__.setdefault("_tables", {})
         if name not in cache:
-            path = self.path / "tables" / f"{name}.arrow"
+            path = table_path(self.path, name)
             try:
                 cache[name] = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             except (OSError, pa.ArrowInvalid) as error:
@@ -233,6 +247,10 @@ def _as_arrow(numbers: np.ndarray) -> pa.Array:
     """Of whole numbers; not `pa.array`, for the same reason."""
     numbers = np.ascontiguousarray(numbers, dtype=np.int64)
     return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
+
+
+def table_path(index: Path, name: str) -> Path:
+    return (index if name == SOURCES else index / "tables") / f"{name}.arrow"
 
 
 def write_table(path: Path, columns: dict[str, np.ndarray | list[str]]) -> None:

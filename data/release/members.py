@@ -52,12 +52,21 @@ class ZipMembers:
 
     def read(self, kind: str, key: Key) -> dict | None:
         """The parsed member, None when there is none; DataError when it is damaged or not a JSON object."""
-        table = self._tables[kind]
-        place = int(np.searchsorted(table["code"], _code(key)))
-        if place == len(table) or table["code"][place] != _code(key):
+        entry = self._entry(kind, key)
+        if entry is None:
             return None
         where = f"{self.path}: member {_relative(kind, key)}"
-        return parse_json(self._content(table[place], where), where)
+        return parse_json(self._content(entry, where), where)
+
+    def state(self, kind: str, key: Key) -> tuple | None:
+        """Size and CRC-32 of a member, None when there is none: others when its content is other."""
+        entry = self._entry(kind, key)
+        return None if entry is None else ("member", int(entry["size"]), int(entry["crc"]))
+
+    def _entry(self, kind: str, key: Key) -> np.void | None:
+        table = self._tables[kind]
+        place = int(np.searchsorted(table["code"], _code(key)))
+        return table[place] if place < len(table) and table["code"][place] == _code(key) else None
 
     def signature(self) -> bytes:
         """What identifies the contents: ids, sizes and CRCs, whatever folder the members lie in inside the archive."""
@@ -130,6 +139,14 @@ class FolderMembers:
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror or error}): check the disk") from error
         return parse_json(raw, str(path))
+
+    def state(self, kind: str, key: Key) -> tuple | None:
+        """Size and time of change of a file, None when there is none."""
+        try:
+            found = os.stat(self.path / _relative(kind, key))
+        except OSError:
+            return None
+        return "file", found.st_size, found.st_mtime_ns
 
     def signature(self) -> bytes:
         names = [_relative(kind, key) for kind in KINDS for key in self.keys(kind)]

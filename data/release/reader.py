@@ -97,6 +97,11 @@ class Release:
         except OSError:
             return []
 
+    @property
+    def places(self) -> list[Path]:
+        """What is read: the folder of images and tables, the questions, the scene graphs."""
+        return [self.jpg.root, self._qa.path, *([self._scenes.path] if self._scenes else [])]
+
     # Tables
 
     @property
@@ -170,6 +175,11 @@ class Release:
     def read_metadata(self, subject_id: int, study_id: int) -> dict | None:
         """The parsed `s<study>.metadata.json`; None when the study has none."""
         return self._scenes.read("metadata", (subject_id, study_id)) if self._scenes else None
+
+    def study_state(self, subject_id: int, study_id: int) -> tuple:
+        """Of the study's questions and its scene graph: what changes when their contents do; nothing is read."""
+        key = (subject_id, study_id)
+        return self._qa.state("qa", key), self._scenes.state("scene_graph", key) if self._scenes else None
 
     def image_path(self, row: object) -> Path:
         """File of an image, given a row of `images` (a tuple, a series) or its `path`."""

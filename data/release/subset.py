@@ -79,6 +79,37 @@ def choose_patients(release: Release, patients: int, seed: int) -> Chosen:
     return Chosen(subjects, frozenset(images.loc[own, "study_id"].tolist()))
 
 
+@dataclass(frozen=True)
+class Size:
+    """Of a subset, before it is written."""
+
+    studies: int
+    images: int
+    size: int
+    """bytes, about: of tables and archives the share of the studies"""
+    linked: bool
+    """whether the images are on the same disk, and take no space"""
+
+
+def subset_size(release: Release, target: Path, patients: int, seed: int = 0) -> Size:
+    """What `write_subset` will write. Errors as there."""
+    if target.exists():
+        raise DataError(f"{target} exists: name a new folder")
+    chosen = choose_patients(release, patients, seed)
+    packed = [p for p in (release.qba.qa_zip, release.qba.scene_zip) if p]
+    whole = [*release.jpg.tables.values(), *_tables(release.qba.metadata), *packed]
+    keys = [] if packed else [key for key in release.studies() if key[1] in chosen.studies]
+    unpacked = sum(state[1] for key in keys for state in release.study_state(*key) if state)
+    share = len(chosen.studies) / max(1, len(release.studies()))
+    images = release.images
+    paths = [release.image_path(p) for p in images.loc[images["study_id"].isin(chosen.studies), "path"]]
+    sizes = [path.stat().st_size for path in paths if path.is_file()]
+    above = next(path for path in target.absolute().parents if path.exists())
+    linked = above.stat().st_dev == release.jpg.root.stat().st_dev
+    size = unpacked + share * sum(path.stat().st_size for path in whole) + (0 if linked else sum(sizes))
+    return Size(len(chosen.studies), len(sizes), round(size), linked)
+
+
 def write_subset(release: Release, target: Path, patients: int, seed: int = 0) -> dict[str, int]:
     """Write `<target>/mimic-cxr-jpg` and `<target>/mimic-ext-cxr-qba`; complete, or not at all.
 

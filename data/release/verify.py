@@ -14,6 +14,7 @@ from data.checksums import NAME, read_listing, sha256_of
 from data.images import decode
 from data.release.reader import Release, wanted_views
 from utils.errors import DataError
+from utils.workers import leave_with_parent
 
 IGNORED_FOLDERS = {"quarantine"}
 """What a download sets aside"""
@@ -56,12 +57,32 @@ def verify(release: Release, view_filter: str, workers: int, progress: Progress)
     DataError: a list of checksums cannot be read.
     """
     found = Verified()
-    roots = {release.jpg.root, _whole(release.qba.root)}
-    for root in sorted(roots):
-        _checksums(root, found, workers, progress)
+    for root in roots_of(release):
+        _checksums(root, list(files_of(root)), found, workers, progress)
     _compare_images(release, view_filter, found)
     _decode_all(release, found, workers, progress)
     return found
+
+
+def verify_used(release: Release, workers: int, progress: Progress) -> Verified:
+    """Compare the tables and archives that an index is made of; the images, which are most of the bytes, are not read."""
+    found = Verified()
+    used = used_files(release)
+    for root in roots_of(release):
+        _checksums(root, [path for path in used if path.is_relative_to(root)], found, workers, progress)
+    return found
+
+
+def used_files(release: Release) -> list[Path]:
+    """The tables and archives of both releases that are read."""
+    qba = release.qba
+    own = [path for path in (qba.info, qba.qa_zip, qba.scene_zip) if path]
+    return sorted({path.resolve() for path in (*release.jpg.tables.values(), *own)})
+
+
+def roots_of(release: Release) -> list[Path]:
+    """The folders whose files stand in a list of checksums."""
+    return sorted({release.jpg.root, _whole(release.qba.root)})
 
 
 def _whole(root: Path) -> Path:
@@ -70,12 +91,12 @@ def _whole(root: Path) -> Path:
     return above if root.parent.name == "exports" and (above / NAME).is_file() else root
 
 
-def _checksums(root: Path, found: Verified, workers: int, progress: Progress) -> None:
+def _checksums(root: Path, files: list[Path], found: Verified, workers: int, progress: Progress) -> None:
     if not (root / NAME).is_file():
         found.unlisted_releases.append(str(root))
         return
     listing = read_listing(root / NAME)
-    names = [str(path.relative_to(root)) for path in _files(root)]
+    names = [str(path.relative_to(root)) for path in files]
     found.unlisted += [name for name in names if name not in listing]
     listed = [name for name in names if name in listing]
     tick = progress(f"checksums of {root.name}", len(listed))
@@ -95,7 +116,8 @@ def _checksums(root: Path, found: Verified, workers: int, progress: Progress) ->
             tick(1)
 
 
-def _files(root: Path) -> Iterator[Path]:
+def files_of(root: Path) -> Iterator[Path]:
+    """All files of a release, without what a download sets aside or has not finished."""
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in IGNORED_FOLDERS)
         for name in sorted(names):
@@ -105,7 +127,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 def _compare_images(release: Release, view_filter: str, found: Verified) -> None:
     known = set(release.images["path"])
-    there = set(_image_files(release))
+    there = set(image_files(release))
     found.without_row += sorted(there - known)
     asked = {study for _, study in release.studies()}
     wanted = wanted_views(release.images, view_filter)
@@ -113,17 +135,17 @@ def _compare_images(release: Release, view_filter: str, found: Verified) -> None
     found.absent += [path for path in wanted["path"] if path not in there]
 
 
-def _image_files(release: Release) -> list[str]:
+def image_files(release: Release) -> list[str]:
     root = release.jpg.root
     start = root / release.jpg.image_prefix if release.jpg.image_prefix else root
-    return [str(path.relative_to(root)) for path in _files(start) if path.suffix.lower() == ".jpg"]
+    return [str(path.relative_to(root)) for path in files_of(start) if path.suffix.lower() == ".jpg"]
 
 
 def _decode_all(release: Release, found: Verified, workers: int, progress: Progress) -> None:
-    paths = _image_files(release)
+    paths = image_files(release)
     tick = progress("images decoded", len(paths))
     look = partial(_reasons, release.jpg.root)
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=leave_with_parent) as pool:
         for batch in pool.map(look, _batches(paths, IMAGES_AT_A_TIME)):
             for path, reason in batch:
                 if reason:
@@ -150,6 +172,16 @@ def _batches(values: Iterable[str], size: int) -> Iterator[list[str]]:
     values = iter(values)
     while batch := list(islice(values, size)):
         yield batch
+
+
+def used_lines(found: Verified) -> list[str]:
+    """For people, of `verify_used`."""
+    lines = [f"{found.checksums:,} tables and archives have the checksums of the release's list (all files: --verify)"]
+    if found.mismatched:
+        lines.append(f"another checksum: {', '.join(found.mismatched)}; delete them, and --all downloads them again")
+    if found.unlisted_releases:
+        lines.append(f"not compared, there is no {NAME}: {', '.join(found.unlisted_releases)}")
+    return lines
 
 
 def verified_lines(found: Verified, shown: int = 5) -> list[str]:

@@ -26,6 +26,7 @@ from data.synthetic.vocabulary import dataset_info
 from utils.errors import DataError
 from utils.privacy import private_directory
 from utils.utils import atomic_directory, writing_to
+from utils.workers import leave_with_parent
 
 CXR_FOLDER, QA_FOLDER = "mimic-cxr-jpg", "mimic-ext-cxr-qba"
 
@@ -116,7 +117,8 @@ def _run(make: partial, jobs: list, workers: int) -> Iterator[Written]:
         yield from map(make, jobs)
         return
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool:
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=leave_with_parent) as pool:
         try:
             yield from pool.map(make, jobs, chunksize=4)
         except BaseException:
