@@ -117,18 +117,23 @@ def private_directory(path: str | Path) -> Path:
     try:
         _make(path)
     except FileNotFoundError:
-        if path.parent.is_dir():  # refused for another reason
+        if path.parent == path:
             raise
         private_directory(path.parent)
-        private_directory(path)
-    except OSError:
-        if not path.is_dir():
-            raise
+        _make(path)
     return path
 
 
 def _make(path: Path) -> None:
-    os.mkdir(path, 0o700)
+    """Nothing where it is there already: another thread or process may have been first."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        if not path.is_dir():
+            raise
+        return
     if shared_group():
         _set_mode(path, 0o750)
 

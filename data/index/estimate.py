@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.mimic_cxr_config import DataConfig
-from data.download.fetch import IMAGES
 from data.index.build import configured_release, index_path, part_form, plan_studies
 from data.index.part import PartForm, StudyJob, build_part
 from data.index.reuse import find_earlier, input_key
 from data.index.store import META
 from data.index.update import outdated
+from data.published import VIEWS
 from data.release import Release
 from data.vocabulary import Vocabulary
 from utils.errors import DataError
@@ -93,7 +93,7 @@ def published_size(data: DataConfig) -> int:
     from data.download.needed import export_of
 
     side = data.image_store_size or data.image_size
-    pixels = IMAGES[data.view_filter] * side * side * LONGER
+    pixels = VIEWS[data.view_filter] * side * side * LONGER
     export = export_of(data)
     questions = QUESTIONS[export.removeprefix("exports/")[:1]]
     return round(pixels / (JPEG_SHARE if data.image_store == "jpeg" else 1) + questions * QUESTION_BYTES)
