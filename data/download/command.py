@@ -13,9 +13,10 @@ from configs.mimic_cxr_config import DataConfig
 from data.checksums import read_listing
 from data.download.credentials import Credentials, find_credentials
 from data.download.fetch import fetch
+from data.download.http import LOCAL
 from data.download.needed import JPG_ADDRESS, QBA_ADDRESS
 from data.download.release import QUARANTINE, Outcome
-from data.download.transfer import LOCAL, Count, Site
+from data.download.transfer import Count, Site
 from utils.errors import DataError
 
 SHOWN = 5

@@ -6,12 +6,10 @@ are counted from 0, ends are exclusive.
 
 from __future__ import annotations
 
-import email.utils
 import hashlib
 import json
 import os
 import random
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +21,17 @@ import requests
 
 from data.checksums import sha256_of
 from data.download.credentials import Credentials, LoginError
+from data.download.http import (
+    Retry,
+    is_safe,
+    new_session,
+    no_login,
+    plain,
+    range_of,
+    version_of,
+    wanted_wait,
+    without_query,
+)
 from utils.errors import DataError
 from utils.privacy import open_private, private_directory
 from utils.utils import get_logger, write_atomic
@@ -39,23 +48,12 @@ TIMEOUT = (15, 60)
 REDIRECTS = 5
 AGAIN = {408, 425, 429, 500, 502, 503, 504}
 """Statuses that may be others later"""
-AGENT = "Wget/1.24 (compatible; ssg-vqa setup_data.py)"
-"""PhysioNet takes a login over HTTP only from programs whose name begins with Wget or libwfdb."""
-LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 Sleep = Callable[[float], None]
 Count = Callable[[int], None]
 """Is told of bytes that arrived"""
 
 log = get_logger(__name__)
-
-
-class _Retry(Exception):
-    """This attempt failed; `wait`: seconds that the server asks for."""
-
-    def __init__(self, why: str, wait: float | None = None):
-        super().__init__(why)
-        self.wait = wait
 
 
 class _Changed(Exception):
@@ -94,12 +92,12 @@ class Site:
     ):
         self.base, self._sleep = base.rstrip("/") + "/", sleep
         self.host = urlsplit(base).hostname or ""
-        if not _is_safe(base):
+        if not is_safe(base):
             raise DataError(f"{base}: only https addresses are downloaded from, a login must not travel in the open")
-        self._own = _session(connections)
-        self._own.auth = (credentials.user, credentials.password) if credentials else _no_login
-        self._foreign = _session(connections)
-        self._foreign.auth = _no_login
+        self._own = new_session(connections)
+        self._own.auth = (credentials.user, credentials.password) if credentials else no_login
+        self._foreign = new_session(connections)
+        self._foreign.auth = no_login
 
     def address(self, path: str) -> str:
         return urljoin(self.base, quote(path))
@@ -129,9 +127,9 @@ class Site:
             except (requests.RequestException, OSError) as error:
                 if not isinstance(error, requests.RequestException):
                     raise
-                raise _Retry(type(error).__name__, 0.0 if place > before else None) from error
+                raise Retry(type(error).__name__, 0.0 if place > before else None) from error
             if part.size >= 0 and place < part.end(start):
-                raise _Retry("the connection ended early", 0.0 if place > before else None)
+                raise Retry("the connection ended early", 0.0 if place > before else None)
 
         self._repeated(path, attempt)
 
@@ -143,7 +141,7 @@ class Site:
                 length = response.headers.get("Content-Length", "")
                 content = response.content
             if length.isdigit() and len(content) != int(length):
-                raise _Retry("the connection ended early")
+                raise Retry("the connection ended early")
             return content
 
         return self._repeated(path, attempt)
@@ -153,12 +151,12 @@ class Site:
         while True:
             try:
                 return attempt()
-            except (_Retry, requests.RequestException) as error:
+            except (Retry, requests.RequestException) as error:
                 wait = getattr(error, "wait", None)
                 failures = 0 if wait == 0 else failures + 1
                 if failures >= ATTEMPTS:
                     raise DataError(
-                        f"{self.address(path)}: {ATTEMPTS} attempts failed, the last: {_plain(error)}; "
+                        f"{self.address(path)}: {ATTEMPTS} attempts failed, the last: {plain(error)}; "
                         "the same command goes on where it stopped"
                     ) from None
                 backoff = min(2.0**failures, 60.0) * random.uniform(0.5, 1.0)
@@ -168,12 +166,12 @@ class Site:
         with self._get(path, {"Range": "bytes=0-0"}) as response:
             length = response.headers.get("Content-Length", "")
             if response.status_code == 206:
-                size = _range(response)[2]
+                size = range_of(response)[2]
             elif response.status_code == 416:  # of an empty file there is no first byte
                 size = 0
             else:
                 size = int(length) if length.isdigit() else -1
-            return Part(size, _version(response))
+            return Part(size, version_of(response))
 
     def _blocks(self, path: str, part: Part, place: int):
         """Bytes of the piece from `place` on, never more than it has."""
@@ -197,16 +195,16 @@ class Site:
 
     def _check(self, response: requests.Response, part: Part, place: int, end: int | None) -> int:
         """Bytes to skip at the beginning of the answer: it may be the whole file."""
-        if response.status_code in (412, 416) or (part.version and _version(response) not in ("", part.version)):
+        if response.status_code in (412, 416) or (part.version and version_of(response) not in ("", part.version)):
             raise _Changed
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise _Retry("the server compresses what must come as it is")
+            raise Retry("the server compresses what must come as it is")
         if response.status_code == 206:
-            first, _, size = _range(response)
+            first, _, size = range_of(response)
             if size != part.size:
                 raise _Changed
             if first != place:
-                raise _Retry(f"asked for byte {place:,}, the server sent from {first:,}")
+                raise Retry(f"asked for byte {place:,}, the server sent from {first:,}")
             return 0
         length = response.headers.get("Content-Length", "")
         if part.size >= 0 and length.isdigit() and int(length) != part.size:
@@ -224,8 +222,8 @@ class Site:
                 break
             response.close()
             url = urljoin(url, response.headers["Location"])
-            if not _is_safe(url):
-                raise DataError(f"{self.address(path)} leads to {_without_query(url)}, which is not https: refused")
+            if not is_safe(url):
+                raise DataError(f"{self.address(path)} leads to {without_query(url)}, which is not https: refused")
         else:
             raise DataError(f"{self.address(path)}: more than {REDIRECTS} redirects")
         try:
@@ -245,7 +243,7 @@ class Site:
         if status in (404, 410):
             raise DataError(f"{self.address(path)}: no such file ({status}): check the address and the version")
         if status in AGAIN:
-            raise _Retry(f"status {status}", _wanted_wait(response))
+            raise Retry(f"status {status}", wanted_wait(response))
         if status not in (200, 206, 412, 416):
             raise DataError(f"{self.address(path)}: status {status}")
         if response.headers.get("Content-Type", "").startswith("text/html") and not path.endswith((".html", ".htm")):
@@ -347,58 +345,3 @@ def _write(target: Path, place: int, block: bytes) -> None:
     with open(target, "r+b") as file:
         file.seek(place)
         file.write(block)
-
-
-def _is_safe(url: str) -> bool:
-    """https, or this machine."""
-    parts = urlsplit(url)
-    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)
-
-
-def _session(connections: int) -> requests.Session:
-    session = requests.Session()
-    session.headers.update({"User-Agent": AGENT, "Accept-Encoding": "identity"})
-    adapter = requests.adapters.HTTPAdapter(pool_maxsize=connections, pool_connections=4, max_retries=0)
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, adapter)
-    return session
-
-
-def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Keeps `requests` from looking into ~/.netrc by itself."""
-    return request
-
-
-def _range(response: requests.Response) -> tuple[int, int, int]:
-    """First byte, last byte and size of a partial answer."""
-    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
-    if not match:
-        raise _Retry("a partial answer that does not say which part")
-    return tuple(int(number) for number in match.groups())
-
-
-def _version(response: requests.Response) -> str:
-    """A strong ETag, else the date of the last change, else nothing."""
-    tag = response.headers.get("ETag", "")
-    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
-
-
-def _wanted_wait(response: requests.Response) -> float | None:
-    """Seconds of Retry-After, which may be a date."""
-    wanted = response.headers.get("Retry-After", "").strip()
-    if wanted.isdigit():
-        return float(wanted)
-    try:
-        return max(0.1, email.utils.parsedate_to_datetime(wanted).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _plain(error: Exception) -> str:
-    """What went wrong, without an address: it might hold a login."""
-    return str(error) if isinstance(error, _Retry) else type(error).__name__
-
-
-def _without_query(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}{parts.path}"
