@@ -84,17 +84,17 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(data, monkeypatch):
     shutil.rmtree(data.index_dir)
     build_part, built = build.build_part, []
 
-    def stops_at_the_third(release, jobs, form, target, earlier):
+    def stops_at_the_third(release, jobs, form, target):
         if len(built) == 2:
             raise KeyboardInterrupt
         built.append(target.name)
-        build_part(release, jobs, form, target, earlier)
+        build_part(release, jobs, form, target)
 
     monkeypatch.setattr(build, "build_part", stops_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         make(data)
     assert not Path(data.index_dir).exists()
-    monkeypatch.setattr(build, "build_part", lambda *args: (built.append(args[3].name), build_part(*args)))
+    monkeypatch.setattr(build, "build_part", lambda *args: (built.append(args[-1].name), build_part(*args)))
     assert contents(make(data).path) == whole
     assert len(built) == len(set(built)) == 5
     assert not Path(data.index_dir + ".partial").exists()

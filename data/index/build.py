@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from data.images import STORE_FILES
 from data.index.origin import CACHE, keep_fingerprint, known_fingerprint
 from data.index.part import PIXELS, ImageJob, PartForm, StudyJob, build_part
 from data.index.quarantine import bad_samples, check_share, is_finished, read_problems, stop_at_first
-from data.index.reuse import NO_ROW, SOURCE_COLUMNS, Earlier, find_earlier, input_key
+from data.index.reuse import NO_ROW, SOURCE_COLUMNS, find_earlier, input_key
 from data.index.store import (
     COLUMNS,
     FORMAT,
@@ -148,11 +149,11 @@ def _build(release: Release, data: DataConfig, jobs: list[StudyJob], path: Path,
     log.info("building the index of %s studies in %s", f"{len(jobs):,}", path)
     vocabulary = Vocabulary(tuple(release.entities), tuple(release.region_names))
     folders = [work / f"part-{i:06d}" for i in range(len(parts))]
-    form = part_form(vocabulary, identity)
     earlier = find_earlier(path, identity, vocabulary, jobs)
+    form = replace(part_form(vocabulary, identity), earlier=earlier)
     problems: list[dict] = []
     with (
-        closing(_build_parts(release, parts, form, folders, workers, earlier)) as done,
+        closing(_build_parts(release, parts, form, folders, workers)) as done,
         tqdm(total=len(jobs), unit="study", desc="index", disable=None) as bar,
     ):
         for i in done:
@@ -215,9 +216,7 @@ def _open_work_folder(work: Path, identity: dict) -> None:
     write_json(plan, identity)
 
 
-def _build_parts(
-    release: Release, parts: list, form: PartForm, folders: list[Path], workers: int, earlier: Earlier | None
-) -> Iterator[int]:
+def _build_parts(release: Release, parts: list, form: PartForm, folders: list[Path], workers: int) -> Iterator[int]:
     """Build what is not finished; the numbers of the parts in order, each when its folder is there."""
     todo = {i for i, folder in enumerate(folders) if not _is_current(folder, release, parts[i])}
     if len(todo) < len(parts):
@@ -225,12 +224,11 @@ def _build_parts(
     if workers == 1 or len(todo) <= 1:
         for i, folder in enumerate(folders):
             if i in todo:
-                build_part(release, parts[i], form, folder, earlier)
+                build_part(release, parts[i], form, folder)
             yield i
         return
     # spawn: the parent may hold threads (pyarrow) that do not survive a fork
-    shared = (release, form, earlier)
-    with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), _start_worker, shared) as pool:
+    with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), _start_worker, (release, form)) as pool:
         futures = {i: pool.submit(_build_in_worker, parts[i], folders[i]) for i in sorted(todo)}
         try:
             for i in range(len(parts)):
@@ -264,8 +262,8 @@ def _start_worker(*shared: object) -> None:
 
 
 def _build_in_worker(jobs: list[StudyJob], target: Path) -> None:
-    release, form, earlier = _worker
-    build_part(release, jobs, form, target, earlier)
+    release, form = _worker
+    build_part(release, jobs, form, target)
 
 
 def _assemble(folders, target: Path, identity, release: Release, vocabulary: Vocabulary, problems: list[dict]) -> int:

@@ -52,6 +52,8 @@ class PartForm:
     """shorter side of the stored images in pixels"""
     image_store: str
     """kind of the image store, raw or jpeg"""
+    earlier: Earlier | None = None
+    """an index whose studies are copied where they were made of the same"""
 
 
 PIXELS = "pixels"
@@ -121,18 +123,16 @@ class StudyNotes:
         return json.dumps([counts, [[*name, n] for name, n in self.names.items()], self.problems])
 
 
-def build_part(
-    release: Release, jobs: list[StudyJob], form: PartForm, target: Path, earlier: Earlier | None = None
-) -> None:
+def build_part(release: Release, jobs: list[StudyJob], form: PartForm, target: Path) -> None:
     """Read the studies of `jobs` and write them as a folder `target`, complete or not at all.
 
-    Studies that `earlier` has, made of the same, are copied from there.
+    Studies that `form.earlier` has, made of the same, are copied from there.
     """
     with atomic_directory(target) as folder:
         part = PartWriter()
         with (folder / PIXELS).open("wb") as pixels:
             for job in jobs:
-                _add_study(part, release, job, form, pixels, earlier)
+                _add_study(part, release, job, form, pixels)
         arrays = {
             f"{table}.{name}": np.array(part.columns[table][name], dtype=dtype)
             for table, names in COLUMNS.items()
@@ -157,14 +157,14 @@ def build_part(
         (folder / "strings.json").write_text(json.dumps(strings))
 
 
-def _add_study(part: PartWriter, release: Release, job: StudyJob, form: PartForm, pixels, earlier) -> None:
+def _add_study(part: PartWriter, release: Release, job: StudyJob, form: PartForm, pixels) -> None:
     key = input_key(release, job)  # before anything is read: what changes while it is read is read again the next time
     before, notes = part.size("studies"), StudyNotes()
-    place = earlier.usable(job.study_id, key) if earlier else None
+    place = form.earlier.usable(job.study_id, key) if form.earlier else None
     if place is None:
         _read_study(part, notes, release, job, form, pixels)
     else:
-        _copy_study(part, notes, earlier, place, pixels)
+        _copy_study(part, notes, form.earlier, place, pixels)
     part.finish(job, key, before if part.size("studies") > before else NO_ROW, notes)
 
 

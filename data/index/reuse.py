@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Container, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.checksums import sampled
 from data.index.origin import CACHE
 from data.index.quarantine import bad_samples
 from data.index.store import META, Index, open_index
@@ -35,21 +35,13 @@ FORM = ("format", "image_store", "image_store_size", "label_space")
 def input_key(release: Release, job: StudyJob) -> int:
     """A 64-bit hash of all that decides a study's rows: its rows in the tables, its JSON files, its image files.
 
-    Files in folders by size and time of change, members of archives by size and CRC-32. Nothing is read.
+    Files by size and the CRC-32 of both ends, members of archives by size and CRC-32.
     """
-    images = [(i.image_id, i.view, i.width, i.height, str(i.path), _file_state(i.path)) for i in job.images]
+    images = [(i.image_id, i.view, i.width, i.height, str(i.path), sampled(i.path)) for i in job.images]
     labels = [float(value) for value in job.chexpert]
     json_files = release.study_state(job.subject_id, job.study_id)
     inputs = job.subject_id, job.study_id, job.split, job.reason, labels, images, json_files
     return int.from_bytes(hashlib.blake2b(repr(inputs).encode(), digest_size=8).digest(), "little")
-
-
-def _file_state(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 class Earlier:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data.archives import open_zip
+from data.checksums import sampled
 from data.release.locate import groups, list_folder
 from utils.errors import DataError
 
@@ -141,12 +142,9 @@ class FolderMembers:
         return parse_json(raw, str(path))
 
     def state(self, kind: str, key: Key) -> tuple | None:
-        """Size and time of change of a file, None when there is none."""
-        try:
-            found = os.stat(self.path / _relative(kind, key))
-        except OSError:
-            return None
-        return "file", found.st_size, found.st_mtime_ns
+        """Size and CRC-32 of both ends of a file, None when there is none."""
+        found = sampled(self.path / _relative(kind, key))
+        return found and ("file", *found)
 
     def signature(self) -> bytes:
         names = [_relative(kind, key) for kind in KINDS for key in self.keys(kind)]
