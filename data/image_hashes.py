@@ -17,6 +17,8 @@ SIDE = 16
 CLOSE = 10
 """Most differing bits of the same picture. Of 400 NIH films at 224 and at 128 pixels 99 % differ in so many or fewer; films of
 different patients in 20 and more."""
+IMAGES_KEPT = 1_000
+"""Images whose memory is kept at a time while all are looked at"""
 ROWS_AT_ONCE, OTHERS_AT_ONCE = 1_000, 20_000
 
 log = get_logger(__name__)
@@ -30,8 +32,11 @@ def image_hashes(index: Index) -> np.ndarray:
     folder = index.path / "hashes"
     if os.path.exists(folder / "dhash.npy"):
         return np.load(folder / "dhash.npy", mmap_mode="r")
-    rows = tqdm(range(len(index.images["width"])), desc="image hashes", unit="image", disable=None)
-    hashes = np.stack([hash_of(index.pixels[row]) for row in rows])
+    hashes = np.empty((len(index.images["width"]), SIDE * SIDE // 8), dtype=np.uint8)
+    for row in tqdm(range(len(hashes)), desc="image hashes", unit="image", disable=None):
+        hashes[row] = hash_of(index.pixels[row])
+        if row % IMAGES_KEPT == IMAGES_KEPT - 1:
+            index.pixels.let_go()  # else the whole store ends up in the memory of this process
     try:
         with atomic_directory(folder) as partial:
             np.save(partial / "dhash.npy", hashes)

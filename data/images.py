@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 from pathlib import Path
 
@@ -163,8 +164,9 @@ class ImageStore:
                 f"image store {path}: {actual} bytes instead of {expected}; delete the index and build it again"
             )
         self.path, self.kind = path, kind
-        # a plain view: slices of a memmap object cost more than the copying of small images
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray) if expected else np.zeros(0, np.uint8)
+        # a plain array: slices of a memmap object cost more than the copying of small images
+        self._map = _mapped(path) if expected else None
+        self._bytes = np.frombuffer(self._map or b"", dtype=np.uint8)
         self._offsets, self._lengths, self._widths, self._heights = offsets, lengths, widths, heights
 
     def __len__(self) -> int:
@@ -181,11 +183,21 @@ class ImageStore:
         start = int(self._offsets[row])
         return self._bytes[start : start + int(self._lengths[row])]
 
+    def let_go(self) -> None:
+        """Give back the memory of images that were looked at; they are read again when they are asked for."""
+        if self._map and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def _decoded(self, data: np.ndarray, row: int) -> np.ndarray:
         try:
             return simplejpeg.decode_jpeg(data, "GRAY")[..., 0]
         except ValueError as error:
             raise DataError(f"image store {self.path}: image {row} is damaged; build the index again") from error
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def encode(pixels: np.ndarray, kind: str) -> bytes:
