@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,10 @@ def test_folders_are_made_in_one_place(root):
         str(p.relative_to(root)) for p in [*sources, *root.glob("*.py")] if made.search(p.read_text(encoding="utf-8"))
     ]
     assert found == ["utils/privacy.py"]
+
+
+def test_folders_are_made_by_many_threads_at_once(tmp_path):
+    places = [tmp_path / "a" / "b" / str(n % 3) / str(n) for n in range(60)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(privacy.private_directory, places * 3))
+    assert all(mode_of(place) == 0o700 for place in places)
