@@ -52,8 +52,9 @@ def write(
     weights = copy_weights(model) if weights is None else weights
     try:
         with atomic_directory(folder) as target:
-            lineage = {} if credentialed is None else {LINEAGE: str(credentialed).lower()}
-            save_file(weights, target / WEIGHTS, metadata={"format": "pt"} | lineage)
+            # one entry: safetensors writes several in no order, and equal weights would be other bytes
+            lineage = {"format": "pt"} if credentialed is None else {LINEAGE: str(credentialed).lower()}
+            save_file(weights, target / WEIGHTS, metadata=lineage)
             tokenizer.save_pretrained(target)
             own = {CONFIG: to_yaml(config), LABELS: label_space.as_json()}
             files = {**own, **description, **extra_files}

@@ -44,7 +44,7 @@ def test_metrics_of_one_answer_are_scikit_learns(seed, head):
     wanted = {
         "accuracy": sk.accuracy_score(targets, predictions),
         "balanced_accuracy": sk.balanced_accuracy_score(targets, predictions),
-        "macro_f1": sk.f1_score(targets, predictions, labels=np.unique(targets), average="macro", zero_division=0),
+        "macro_f1": sk.f1_score(targets, predictions, average="macro", zero_division=0),
         "mcc": sk.matthews_corrcoef(targets, predictions),
     }
     if head == Head.SEVERITY:
@@ -144,6 +144,12 @@ def test_a_mean_over_few_classes_is_undefined_in_a_resample_that_lacks_one(metri
     found = counted(Head.SEVERITY, np.array([0, 1, 2, 0]), targets, patients)
     values = found.metrics(np.array([[1, 1, 1, 1], [2, 1, 1, 0]]) @ found.counts)[metric]
     assert not np.isnan(values[0]) and np.isnan(values[1])
+
+
+def test_a_class_that_is_only_told_counts_as_0_in_every_resample():
+    found = counted(Head.SEVERITY, np.array([0, 1, 2]), np.array([0, 1, 1]), np.arange(3))
+    values = found.metrics(np.array([[1, 1, 1], [1, 2, 0]]) @ found.counts)["macro_f1"]
+    assert values[0] == pytest.approx((1 + 2 / 3 + 0) / 3) and values[1] == pytest.approx((1 + 1 + 0) / 3)
 
 
 @settings(max_examples=20)

@@ -23,9 +23,9 @@ def score_head(head: Head, probabilities: np.ndarray | None, predictions: np.nda
         probabilities: (n, C) in [0, 1]; None: not known, and what ranks by them is undefined.
         predictions, targets: (n,) class numbers for binary and severity, (n, C) multi-hot for category and region.
     Returns:
-        n, and macro_classes: how many classes occur, over which means are taken.
+        n, and macro_classes: over how many classes macro_f1 is a mean.
         binary, severity: accuracy, balanced_accuracy (mean recall of the classes that occur; None when fewer than two
-        do), macro_f1 (over the classes that occur), mcc; binary also precision, recall and F1 of
+        do), macro_f1 (over classes that occur in targets or predictions), mcc; binary also precision, recall and F1 of
         `yes` and of `no`, auroc, average_precision; severity also quadratic_kappa and mae (in grades).
         category, region: micro_f1, micro_precision, micro_recall, macro_f1 and mean_average_precision (both over the classes
         that occur), jaccard, exact_match.
@@ -40,7 +40,7 @@ def score_head(head: Head, probabilities: np.ndarray | None, predictions: np.nda
     values = counted.metrics(counted.counts.sum(0))
     return (
         {"n": len(targets)}
-        | {"macro_classes": counted.occurring}
+        | {"macro_classes": counted.averaged}
         | {name: known(value) for name, value in values.items()}
         | ranked(head, probabilities, targets)
     )

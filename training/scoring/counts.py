@@ -45,12 +45,13 @@ class Counted:
         return of_sums(sums, total, self.head)
 
     @property
-    def occurring(self) -> int:
-        """How many classes a question has."""
+    def averaged(self) -> int:
+        """How many classes macro-F1 is a mean over."""
         classes, total = len(HEADS[self.head].classes), self.counts.sum(0)
         if HEADS[self.head].multi_label:
             return int((total[:classes] + total[2 * classes : 3 * classes] > 0).sum())
-        return int((total.reshape(classes, classes).sum(1) > 0).sum())
+        matrix = total.reshape(classes, classes)
+        return int((matrix.sum(0) + matrix.sum(1) > 0).sum())
 
     def questions(self, sums: np.ndarray) -> np.ndarray:
         """(..., K) -> (...)"""
@@ -79,7 +80,8 @@ def _multi_label(
 
 
 def of_confusion(sums: np.ndarray, total: np.ndarray, head: Head) -> Values:
-    """accuracy, balanced_accuracy, macro_f1, mcc; binary: precision, recall and F1 of yes and of no; severity: kappa, mae."""
+    """accuracy, balanced_accuracy, macro_f1 (classes that are true or told), mcc; binary: precision, recall and F1 of yes and of
+    no; severity: kappa, mae."""
     classes = len(HEADS[head].classes)
     matrix = sums.reshape(*sums.shape[:-1], classes, classes)
     whole = total.reshape(classes, classes)
@@ -87,13 +89,15 @@ def of_confusion(sums: np.ndarray, total: np.ndarray, head: Head) -> Values:
     n = matrix.sum((-2, -1))
     occurring = whole.sum(1) > 0
     several = occurring.sum() > 1
-    recall, f1, precision = (
-        of_present(value, true) for value in (_ratio(hits, true), _ratio(2 * hits, true + told), _ratio(hits, told))
-    )
+    scores = _ratio(hits, true), _ratio(2 * hits, true + told), _ratio(hits, told)
+    recall, f1, precision = (of_present(value, true) for value in scores)
+    # as scikit-learn: a class that is only told has the F1 0
+    mentioned = occurring | (whole.sum(0) > 0)
+    of_mentioned = np.where(occurring, f1, 0.0)[..., mentioned]
     values = {
         "accuracy": _ratio(hits.sum(-1), n),
         "balanced_accuracy": recall[..., occurring].mean(-1) if several else np.full(n.shape, np.nan),
-        "macro_f1": f1[..., occurring].mean(-1) if occurring.any() else np.full(n.shape, np.nan),
+        "macro_f1": of_mentioned.mean(-1) if mentioned.any() else np.full(n.shape, np.nan),
         "mcc": _mcc(true, told, hits, n),
     }
     if head == Head.BINARY:
