@@ -187,7 +187,12 @@ class RegionMatch:
 
 def parse_laterality(value: str | None) -> str | None:
     """`left`, `right`, `both`, or None where no side is said."""
-    words = set(_canonical(value).split()) if isinstance(value, str) else set()
+    return _side_in(value) if isinstance(value, str) else None
+
+
+@lru_cache(maxsize=8192)
+def _side_in(text: str) -> str | None:
+    words = set(_canonical(text).split())
     if words & {"bilateral", "bilaterally", "both"} or {"left", "right"} <= words:
         return "both"
     return next((side for side in ("left", "right") if side in words), None)

@@ -37,7 +37,7 @@ def items(value: Any) -> list:
 def strings(value: Any) -> list[str]:
     """The non-empty strings of a list, stripped; a lone string counts as a list of one."""
     values = [value] if isinstance(value, str) else items(value)
-    return [text.strip() for text in values if isinstance(text, str) and text.strip()]
+    return [stripped for text in values if isinstance(text, str) and (stripped := text.strip())]
 
 
 def word(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import orjson
 
 from data.archives import open_zip
 from data.checksums import sampled
@@ -184,14 +186,22 @@ def choose_members(zip_path: Path | None, folder: Path | None, kind: str) -> Mem
 def parse_json(raw: bytes, where: str) -> dict:
     """A JSON object from UTF-8 bytes, with or without byte order mark; DataError naming `where` otherwise."""
     try:
-        value = json.loads(raw.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        # Only the kind and place of the error: the text around it may belong to a patient.
-        position = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise DataError(f"{where} is not valid JSON ({type(error).__name__}{position}): download it again") from error
+        value = orjson.loads(raw.removeprefix(codecs.BOM_UTF8))
+    except orjson.JSONDecodeError:
+        value = _parse_mildly(raw, where)
     if not isinstance(value, dict):
         raise DataError(f"{where} holds a JSON {type(value).__name__}, expected an object")
     return value
+
+
+def _parse_mildly(raw: bytes, where: str) -> object:
+    """What the fast parser refuses and the standard library reads, such as NaN; or the kind and place of the error."""
+    try:
+        return json.loads(raw.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        # no more than that: the text around it may belong to a patient
+        position = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise DataError(f"{where} is not valid JSON ({type(error).__name__}{position}): download it again") from error
 
 
 def _relative(kind: str, key: Key) -> str:
