@@ -8,6 +8,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -264,6 +265,31 @@ def test_an_interrupted_update_leaves_the_index_and_goes_on(data, tmp_path, monk
     index = prepare(data)
     assert len(built) == len(set(built)) == 5
     assert contents(index.path) == from_scratch(data)
+
+
+def test_what_a_killed_build_left_beside_a_whole_index_is_removed(data):
+    whole = contents(prepare(data).path)
+    for name in ("index.partial", ".index.tmp-1a2b3c4d", ".index.old-1a2b3c4d", ".other.tmp-1a2b3c4d"):
+        (Path(data.index_dir).parent / name).mkdir()
+    assert contents(prepare(data).path) == whole
+    left = sorted(p.name for p in Path(data.index_dir).parent.iterdir())
+    assert left == [".other.tmp-1a2b3c4d", "index", "jpg", "qba"]
+
+
+def test_a_kill_while_finished_parts_are_removed_does_no_harm(data, monkeypatch):
+    def half(folder):
+        if Path(folder).name == "index.partial":
+            (Path(folder) / "part-000001" / "columns.npz").unlink()
+            raise KeyboardInterrupt
+        shutil.rmtree(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "shutil", SimpleNamespace(rmtree=half, copyfileobj=shutil.copyfileobj))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(data)
+    whole = contents(Path(data.index_dir))
+    shutil.rmtree(data.index_dir)
+    assert contents(prepare(data).path) == whole
 
 
 def test_a_finished_part_whose_image_changed_since_is_built_again(data, monkeypatch, read):

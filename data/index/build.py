@@ -46,6 +46,8 @@ from utils.utils import atomic_directory, clean_leftovers, get_logger, write_jso
 from utils.workers import leave_with_parent
 
 STUDIES_PER_PART = 100
+PLAN = "plan.json"
+"""File of a folder of finished parts: which index they are for."""
 NO_IMAGE = {"frontal_only": "no_frontal_image", "lateral_only": "no_lateral_image", "all": "no_image"}
 """Fate of the questions of a study none of whose images `data.view_filter` lets through."""
 
@@ -136,14 +138,13 @@ def build_index(
         if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise DataError(f"{path} exists and is no index; name another folder with --set data.index_dir=...")
         _build(release, data, jobs, path, workers or os.cpu_count() or 1)
-    keep_fingerprint(release, path)
     return open_index(path)
 
 
 def _build(release: Release, data: DataConfig, jobs: list[StudyJob], path: Path, workers: int) -> None:
     identity = index_identity(release.fingerprint(), data)
     parts = [jobs[i : i + STUDIES_PER_PART] for i in range(0, len(jobs), STUDIES_PER_PART)]
-    work = path.with_name(path.name + ".partial")
+    work = work_folder(path)
     _open_work_folder(work, identity)
     clean_leftovers(path.parent, path.name)
     log.info("building the index of %s studies in %s", f"{len(jobs):,}", path)
@@ -167,6 +168,7 @@ def _build(release: Release, data: DataConfig, jobs: list[StudyJob], path: Path,
         log.warning("%s bad file(s) are left out; %s names each with its reason", f"{len(bad):,}", path / PROBLEMS)
     with atomic_directory(path) as folder:
         copied = _assemble(folders, folder, identity, release, vocabulary, problems)
+        keep_fingerprint(release, folder)
     if earlier:
         log.info(
             "%s of %s studies are unchanged and were copied from %s",
@@ -174,7 +176,7 @@ def _build(release: Release, data: DataConfig, jobs: list[StudyJob], path: Path,
             f"{len(jobs):,}",
             earlier.index.path,
         )
-    shutil.rmtree(work)
+    remove_work_folder(work)
 
 
 def part_form(vocabulary: Vocabulary, identity: dict) -> PartForm:
@@ -205,13 +207,23 @@ def plan_studies(release: Release, view_filter: str) -> list[StudyJob]:
     return sorted(jobs, key=lambda j: (order.get(j.split, len(order)), j.subject_id, j.study_id))
 
 
+def work_folder(path: Path) -> Path:
+    """Where the finished parts of an index wait."""
+    return path.with_name(path.name + ".partial")
+
+
+def remove_work_folder(work: Path) -> None:
+    (work / PLAN).unlink(missing_ok=True)  # first: what is half removed is no folder of finished parts
+    shutil.rmtree(work)
+
+
 def _open_work_folder(work: Path, identity: dict) -> None:
     """Make or reuse the folder of finished parts; parts of another release or of other settings are thrown away."""
-    plan = work / "plan.json"
+    plan = work / PLAN
     if plan.exists() and json.loads(plan.read_text()) == identity:
         return
     if work.exists():
-        shutil.rmtree(work)
+        remove_work_folder(work)
     private_directory(work)
     write_json(plan, identity)
 

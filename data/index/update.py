@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+
 from configs.mimic_cxr_config import Config, DataConfig
-from data.index.build import build_index, configured_release, ensure_index, index_path, plan_studies
+from data.index.build import (
+    build_index,
+    configured_release,
+    ensure_index,
+    index_path,
+    plan_studies,
+    remove_work_folder,
+    work_folder,
+)
 from data.index.quarantine import bad_samples, is_mended
 from data.index.reuse import Earlier, changed_studies, open_earlier
 from data.index.store import META, Index, open_index
 from data.release import Release
-from utils.utils import get_logger
+from utils.utils import clean_leftovers, get_logger
 
 log = get_logger(__name__)
 
@@ -26,7 +37,17 @@ def prepare_index(config: Config, workers: int | None = None) -> Index:
         if changed:
             log.info("%s studies are new, changed, mended or gone since %s was built", f"{changed:,}", path)
             return build_index(release, data, path, workers, replace=True)
+        if open_index(path).fingerprint == identity["fingerprint"]:
+            clear(path)
     return ensure_index(config, workers)
+
+
+def clear(path: Path) -> None:
+    """Remove what a build leaves that was killed after its index was whole."""
+    with suppress(OSError):  # a disk that may only be read
+        clean_leftovers(path.parent, path.name)
+        if work_folder(path).exists():
+            remove_work_folder(work_folder(path))
 
 
 def outdated(release: Release, identity: dict, data: DataConfig) -> int:
