@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import torch
@@ -144,6 +145,7 @@ def num_batches(dataset: VQADataset, batch_size: int) -> int:
 def _loader(dataset: VQADataset, batches: _Shares, num_workers: int) -> Iterator[Batch]:
     receiver = Receiver()
     batches.receiver = receiver.number
+    others = set(multiprocessing.active_children())
     loader = iter(
         DataLoader(
             batches,
@@ -158,16 +160,21 @@ def _loader(dataset: VQADataset, batches: _Shares, num_workers: int) -> Iterator
     )
     atexit.unregister(end_loader_processes)
     atexit.register(end_loader_processes)  # the last to be registered is called first: before PyTorch waits for them
-    return _checked(loader, receiver)
+    return _checked(loader, receiver, set(multiprocessing.active_children()) - others)
 
 
-def _checked(loader: Iterator[Batch | SharedGroup | UserError], receiver: Receiver) -> Iterator[Batch]:
-    """`receiver` is kept for as long as batches may come."""
-    with dead_loader_explained():
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch.open() if isinstance(batch, SharedGroup) else batch
+def _checked(
+    loader: Iterator[Batch | SharedGroup | UserError], receiver: Receiver, processes: set[BaseProcess]
+) -> Iterator[Batch]:
+    """`receiver` is kept for as long as batches may come, `processes` end with the iterator, also where it is left early."""
+    try:
+        with dead_loader_explained():
+            for batch in loader:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch.open() if isinstance(batch, SharedGroup) else batch
+    finally:
+        _end(processes)
 
 
 @contextmanager
@@ -198,19 +205,21 @@ def _start_worker(worker: int) -> None:
 
 
 def end_loader_processes() -> None:
-    """End all that this process has started, also those that are busy; for the end of a run or of the program.
+    """End all that this process has started, also those that are busy; for the end of a run or of the program."""
+    _end({process for process in multiprocessing.active_children() if process.daemon})
 
-    PyTorch waits five seconds for each that is busy, and Python for ever: it asks by the signal that they ignore.
-    """
+
+def _end(processes: set[BaseProcess]) -> None:
+    """PyTorch waits five seconds for each that is busy, and Python for ever: it asks by the signal that they ignore."""
     if threading.current_thread() is not threading.main_thread():
         return
-    children = [process for process in multiprocessing.active_children() if process.daemon]
-    if not children:
+    processes = processes & set(multiprocessing.active_children())
+    if not processes:
         return
     watching = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if hasattr(signal, "SIGCHLD") else None
-    for process in children:
+    for process in processes:
         process.kill()
-    for process in children:
+    for process in processes:
         process.join()
     if watching is not None:  # PyTorch's, which takes a killed process for an accident
         signal.signal(signal.SIGCHLD, watching)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +27,14 @@ from utils.utils import atomic_directory, write_json
 ID_BITS = 48
 ID_DIGITS = 14
 """Most digits of a name that is a number below 2**48"""
+
+CHUNK = 64
+"""Images that are decoded at a time"""
+SHOWN = 5
+"""Broken images that a message names"""
+
+Decoded = tuple[np.ndarray, int, int]
+"""What `images.decode` returns: pixels, and the original's width and height"""
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ def write_record_index(
         credentialed: the model that the names are of, and that features may be kept of, is.
         origin: what the index was made of, kept in `meta["origin"]`.
     Raises:
-        DataError: nothing to write, an image cannot be read, or a box leaves its image.
+        DataError: nothing to write, images cannot be read (the first `SHOWN` are named), or a box leaves its image.
     """
     if not read.records:
         raise DataError(f"no question to write to {path}")
@@ -105,8 +117,9 @@ def write_record_index(
     with atomic_directory(path) as folder:
         private_directory(folder / "images")
         with (folder / "images" / STORE_FILES[image_store]).open("wb") as pixels:
-            for key in sorted(by_image):
-                writer.add_image(key, by_image[key], side, image_store, pixels)
+            keys = sorted(by_image)
+            for key, decoded in zip(keys, _decoded([by_image[key][0] for key in keys], side), strict=True):
+                writer.add_image(key, by_image[key], decoded, image_store, pixels)
         private_directory(folder / "tables")
         for name, table in writer.tables().items():
             write_table(folder / "tables" / f"{name}.arrow", table)
@@ -128,10 +141,12 @@ class _Writer:
         self.boxes: list[list[float]] = []
         self.offset = 0
 
-    def add_image(self, key: tuple[int, str, Path], records: list[Record], side: int, store: str, pixels) -> None:
+    def add_image(
+        self, key: tuple[int, str, Path], records: list[Record], decoded: Decoded, store: str, pixels
+    ) -> None:
         split, patient, _ = key
         image_id = records[0].image_id
-        array, width, height = _decode(records[0], side)
+        array, width, height = decoded
         stored = image_files.encode(array, store)
         pixels.write(stored)
         study = len(self.columns["studies"]["split"])
@@ -236,12 +251,36 @@ class _Writer:
         }
 
 
-def _decode(record: Record, side: int) -> tuple[np.ndarray, int, int]:
+def _decoded(records: list[Record], side: int) -> Iterator[Decoded]:
+    """The image of each, in order. Several threads read: decoders work outside Python's lock.
+
+    After the first that cannot be read the others are read to name all that are broken, and then DataError is raised.
+    """
+    from tqdm import tqdm
+
+    broken: list[DataError] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(records), desc="images", disable=None) as bar:
+        for first in range(0, len(records), CHUNK):
+            for one in pool.map(partial(_decode, side=side), records[first : first + CHUNK]):
+                bar.update()
+                if isinstance(one, DataError):
+                    broken.append(one)
+                elif not broken:
+                    yield one
+    if len(broken) == 1:
+        raise broken[0]
+    if broken:
+        named = "; ".join(str(error) for error in broken[:SHOWN])
+        more = f"; and {len(broken) - SHOWN:,} more" if len(broken) > SHOWN else ""
+        raise DataError(f"{len(broken):,} of {len(records):,} images cannot be read: {named}{more}")
+
+
+def _decode(record: Record, side: int) -> Decoded | DataError:
     """As `images.decode`; the error says which question asks for the image."""
     try:
         return image_files.decode(record.image, side)
     except DataError as error:
-        raise DataError(f"{record.place}: {error}" if record.place else str(error)) from error
+        return DataError(f"{record.place}: {error}" if record.place else str(error))
 
 
 def _checksum(records: list[Record]) -> str:

@@ -30,8 +30,8 @@ def write_mini_index(path: Path, studies: list[dict], *, side: int = 16) -> Inde
         questions, images = study.get("questions", []), study.get("images", 1)
         _add(
             tables["studies"],
-            subject_id=study.get("subject", 1000 + number),
-            study_id=5000 + number,
+            subject_id=study.get("subject", 10_000_000 + number),
+            study_id=50_000_000 + number,
             split=("train", "validate", "test").index(study["split"]),
             question_start=len(tables["questions"]["study"]),
             question_count=len(questions),

@@ -49,6 +49,12 @@ def test_the_same_plan_goes_on_and_another_is_refused(tmp_path):
         ablation.plan_runs(TINY, [], ["nothing"], [0], tmp_path / "other")
 
 
+def test_a_set_that_is_no_release_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match="data.own_data: ablations are trained from nothing"):
+        ablation.plan_runs(TINY, ["data.own_data=films.csv"], ["concat"], [0], tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_what_would_train_the_full_model_again_is_left_out(tmp_path):
     config = load_config(TINY).config
     assert set(ablation.known_ablations()) - set(ablation.changing_ablations(config)) == {"random_text"}

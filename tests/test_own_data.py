@@ -283,6 +283,19 @@ def test_what_an_image_tells_names_the_row(tmp_path, box, content, match):
     assert not (tmp_path / "index").exists()
 
 
+def test_all_broken_images_are_named_at_once(tmp_path):
+    names = [f"{n}.png" for n in range(80)]
+    path = write(tmp_path, "\n".join([HEADER, *(f"{name},Is it?,yes" for name in names)]) + "\n")
+    for number, name in enumerate(names):
+        draw(tmp_path / name)
+        if number % 10 == 3 and number < 70:
+            (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"^7 of 80 images cannot be read: films.csv, row .*; and 2 more$") as caught:
+        write_record_index(tmp_path / "index", read_own_data(path), VOCABULARY, side=32)
+    assert str(caught.value).count("films.csv, row") == 5
+    assert not (tmp_path / "index").exists()
+
+
 # The index
 
 

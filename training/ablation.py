@@ -24,6 +24,7 @@ from data.loader import Layout, windows
 from training.bootstrap import interval
 from training.engine import global_batch
 from training.evaluation_run import question_set
+from training.external import external_setting
 from training.loss import MultiTaskLoss
 from training.metrics import HEADLINE
 from training.predictions import read_predictions
@@ -89,7 +90,8 @@ def plan_runs(
 ) -> list[AblationRun]:
     """The runs of the full model and of all ablations, seed by seed.
 
-    ConfigError: an ablation is unknown or changes nothing, or a folder holds a run with other settings.
+    ConfigError: an ablation is unknown or changes nothing, a folder holds a run with other settings, or a data set is named
+        that is no release: its training starts from a model, which leaves nothing out.
     """
     runs = []
     for name in [FULL, *ablations]:
@@ -98,6 +100,10 @@ def plan_runs(
             folder = workdir / name / f"seed-{seed}"
             own = [f"training.seed={seed}", f"training.output_dir={folder / 'checkpoints'}"]
             config = load_config(base, [*sets, *deltas, *own]).config
+            if setting := external_setting(config.data):
+                raise ConfigError(
+                    f"data.{setting}: ablations are trained from nothing, on a release alone: leave it out"
+                )
             if name in known_ablations() and name not in changing_ablations(config):
                 raise ConfigError(
                     f"--ablation {name}: with model.pretrained=false this is the full model: leave it out"

@@ -9,8 +9,9 @@ would be a matter of opinion (is a lung beside an effusion abnormal?) are not as
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -83,17 +84,22 @@ def has_finding(study: Study, kind: str) -> bool | None:
     return kind in study.kinds
 
 
-def touches(finding: Finding) -> tuple[set[str], set[str]]:
+def touches(finding: Finding) -> tuple[Set[str], Set[str]]:
     """Asked regions that a finding makes abnormal, and those for which one could argue."""
-    kind, sides = finding.kind, SIDES if finding.side == "bilateral" else (finding.side,)
+    return _touched(finding.kind, finding.side, finding.zone)
+
+
+@cache
+def _touched(kind: str, side: str, zone: str) -> tuple[Set[str], Set[str]]:
+    sides = SIDES if side == "bilateral" else (side,)
     zones = {f"{s} {z} lung zone" for s in sides for z in ("upper", "lower")}
     lungs = {"lungs"} | {f"{s} lung" for s in sides}
     pleura = {"pleura"} | {f"{s} pleura" for s in sides}
     if kind in LUNG_KINDS:
-        if finding.zone == "mid":
+        if zone == "mid":
             return lungs, zones
-        exact = {f"{s} {finding.zone} lung zone" for s in sides}
-        return lungs | exact, {f"{s} costophrenic angle" for s in sides} if finding.zone == "lower" else set()
+        exact = {f"{s} {zone} lung zone" for s in sides}
+        return lungs | exact, {f"{s} costophrenic angle" for s in sides} if zone == "lower" else set()
     if kind == "pleural effusion":
         angles = {f"{s} costophrenic angle" for s in sides}
         return pleura | angles, lungs | {f"{s} lower lung zone" for s in sides}

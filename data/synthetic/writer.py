@@ -78,8 +78,13 @@ def write_release(
 
 
 def _write(target: Path, studies: int, seed: int, zipped: bool, workers: int, progress: bool) -> None:
-    made = cases.make_studies(studies, seed)
-    planned = questions.plan_questions(made, seed)
+    from tqdm import tqdm
+
+    with tqdm(total=2, desc="plan", disable=None if progress else True) as bar:
+        made = cases.make_studies(studies, seed)
+        bar.update()
+        planned = questions.plan_questions(made, seed)
+        bar.update()
     order = sorted(range(studies), key=lambda i: (made[i].subject_id, made[i].study_id))
     jobs = [(made[i], planned[i]) for i in order]
     with atomic_directory(target) as folder:

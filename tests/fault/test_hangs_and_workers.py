@@ -97,6 +97,24 @@ def test_no_loader_process_outlives_a_run_that_ends_inside_an_epoch(index, tmp_p
     assert time.monotonic() - started < 5
 
 
+def test_a_loader_that_is_left_early_ends_its_own_processes_at_once_though_they_are_busy(index, tmp_path):
+    trainer = make_trainer(index, zygote.settings(tmp_path))
+    before = set(multiprocessing.active_children())
+    other = make_loader(trainer.train_data, 1, num_workers=1)
+    batch = trainer.train_data.batch
+    trainer.train_data.batch = lambda epoch, which: (which[0] > 0 and time.sleep(20), batch(epoch, which))[1]
+    loader = make_loader(trainer.train_data, 1, num_workers=2)
+    next(other), next(loader)
+    assert len(set(multiprocessing.active_children()) - before) == 3
+    started = time.monotonic()
+    loader.close()
+    assert time.monotonic() - started < 2
+    assert len(set(multiprocessing.active_children()) - before) == 1
+    next(other)
+    other.close()
+    assert set(multiprocessing.active_children()) == before
+
+
 # Hangs
 
 
