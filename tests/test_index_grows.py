@@ -297,7 +297,7 @@ def test_a_finished_part_whose_image_changed_since_is_built_again(data, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(build, "_assemble", stops)
+        patch.setattr(build, "assemble", stops)
         with pytest.raises(KeyboardInterrupt):
             prepare(data)
     shutil.copy(image_path(data, 50000001), image_path(data, 50000003))

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -20,23 +19,12 @@ from tqdm import tqdm
 
 from configs.mimic_cxr_config import Config, DataConfig
 from data import label_space
-from data.images import STORE_FILES
+from data.index.assemble import assemble
 from data.index.origin import CACHE, keep_fingerprint, known_fingerprint
-from data.index.part import PIXELS, ImageJob, PartForm, StudyJob, build_part
+from data.index.part import ImageJob, PartForm, StudyJob, build_part
 from data.index.quarantine import bad_samples, check_share, is_finished, read_problems, stop_at_first
-from data.index.reuse import NO_ROW, SOURCE_COLUMNS, find_earlier, input_key
-from data.index.store import (
-    COLUMNS,
-    FORMAT,
-    META,
-    PROBLEMS,
-    SOURCES,
-    SPLITS,
-    Index,
-    open_index,
-    table_path,
-    write_table,
-)
+from data.index.reuse import find_earlier, input_key
+from data.index.store import FORMAT, META, PROBLEMS, SOURCES, SPLITS, Index, open_index
 from data.label_space import CHEXPERT
 from data.release import Release, find_release, wanted_views
 from data.vocabulary import Vocabulary
@@ -167,7 +155,7 @@ def _build(release: Release, data: DataConfig, jobs: list[StudyJob], path: Path,
     if bad := bad_samples(problems):
         log.warning("%s bad file(s) are left out; %s names each with its reason", f"{len(bad):,}", path / PROBLEMS)
     with atomic_directory(path) as folder:
-        copied = _assemble(folders, folder, identity, release, vocabulary, problems)
+        copied = assemble(folders, folder, identity, release, vocabulary, problems)
         keep_fingerprint(release, folder)
     if earlier:
         log.info(
@@ -276,99 +264,3 @@ def _start_worker(*shared: object) -> None:
 def _build_in_worker(jobs: list[StudyJob], target: Path) -> None:
     release, form = _worker
     build_part(release, jobs, form, target)
-
-
-def _assemble(folders, target: Path, identity, release: Release, vocabulary: Vocabulary, problems: list[dict]) -> int:
-    """Join the parts into the final tables and the image store; how many studies came from an earlier index."""
-    private_directory(target / "tables")
-    private_directory(target / "images")
-    columns: dict[str, dict[str, list[np.ndarray]]] = {t: {c: [] for c in names} for t, names in COLUMNS.items()}
-    columns["studies"]["chexpert"], columns["boxes"]["box"] = [], []
-    columns[SOURCES] = {name: [] for name in SOURCE_COLUMNS}
-    texts: dict[str, int] = {}
-    question_ids: dict[str, int] = {}
-    image_ids, views, notes, counts, names = [], [], [], Counter(), Counter()
-    copied = 0
-    examples: dict[tuple[str, str], int] = {}
-    rows = Counter()
-    with (target / "images" / STORE_FILES[identity["image_store"]]).open("wb") as pixels:
-        for folder in folders:
-            strings = json.loads((folder / "strings.json").read_text())
-            part = dict(np.load(folder / "columns.npz", allow_pickle=False))
-            _shift(part, rows, pixels.tell())
-            part["questions.text"] = _recode(part["questions.text"], strings["texts"], texts)
-            part["questions.question_id"] = _recode(
-                part["questions.question_id"], strings["question_ids"], question_ids
-            )
-            for key, values in part.items():
-                table, column = key.split(".")
-                columns[table][column].append(values)
-            rows.update({t: len(columns[t][next(iter(COLUMNS[t]))][-1]) for t in COLUMNS})
-            image_ids += strings["image_ids"]
-            views += strings["views"]
-            notes += strings["notes"]
-            copied += strings["copied"]
-            counts.update({tuple(c[:3]): c[3] for c in strings["counts"]})
-            names.update({tuple(c[:2]): c[2] for c in strings["names"]})
-            examples = {tuple(c[:2]): c[2] for c in strings.get("examples", ())} | examples
-            with (folder / PIXELS).open("rb") as source:
-                shutil.copyfileobj(source, pixels, 1 << 22)
-    tables = {t: {c: np.concatenate(values) for c, values in cs.items()} for t, cs in columns.items()}
-    tables["images"] |= {"image_id": image_ids, "view": views}
-    tables[SOURCES]["notes"] = notes
-    tables["texts"], tables["question_ids"] = {"value": list(texts)}, {"value": list(question_ids)}
-    for name, table in tables.items():
-        write_table(table_path(target, name), table)
-    with (target / PROBLEMS).open("w") as file:
-        file.writelines(json.dumps(p) + "\n" for p in problems)
-    write_json(target / META, _meta(identity, release, vocabulary, counts, names, problems, rows, examples))
-    return copied
-
-
-def _shift(part: dict[str, np.ndarray], rows: Counter, pixel_offset: int) -> None:
-    """Turn row numbers and offsets inside a part into those of the whole index."""
-    for key, by in (
-        ("questions.study", "studies"),
-        ("images.study", "studies"),
-        ("studies.question_start", "questions"),
-        ("studies.image_start", "images"),
-        ("images.box_start", "boxes"),
-        ("images.finding_start", "findings"),
-    ):
-        part[key] = part[key] + np.array(rows[by], dtype=part[key].dtype)
-    part["images.offset"] = part["images.offset"] + np.uint64(pixel_offset)
-    of_sources = part[f"{SOURCES}.row"]
-    of_sources[of_sources != NO_ROW] += np.uint32(rows["studies"])
-
-
-def _recode(codes: np.ndarray, local: list[str], shared: dict[str, int]) -> np.ndarray:
-    """Codes into a part's list of strings -> codes into the index's."""
-    table = np.array([shared.setdefault(text, len(shared)) for text in local] or [0], dtype=np.uint32)
-    return table[codes]
-
-
-def _meta(identity, release: Release, vocabulary: Vocabulary, counts, names, problems, rows, examples) -> dict:
-    by_split: dict[str, dict[str, dict[str, int]]] = {}
-    for (split, question_type, fate), n in sorted(counts.items()):
-        by_split.setdefault(split, {}).setdefault(question_type, {})[fate] = n
-    unmapped: dict[str, dict[str, int]] = {}
-    for (kind, value), n in names.most_common():
-        unmapped.setdefault(kind, {})[value] = n
-    of_kind: dict[str, dict[str, int]] = {}
-    for (kind, value), study in sorted(examples.items()):
-        of_kind.setdefault(kind, {})[value] = study
-    return {
-        "format": FORMAT,
-        "fingerprint": identity["fingerprint"],
-        "identity": identity,
-        "label_space": label_space.checksum(),
-        "image_store": identity["image_store"],
-        "synthetic": release.is_synthetic,
-        "credentialed": release.is_credentialed,
-        "vocabulary": vocabulary.as_json(),
-        "rows": dict(rows),
-        "counts": by_split,
-        "unmapped": unmapped,
-        "examples": of_kind,
-        "problems": dict(Counter(p["kind"] for p in problems)),
-    }
