@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from data.index.assemble import assemble
 from data.index.origin import CACHE, keep_fingerprint, known_fingerprint
 from data.index.part import ImageJob, PartForm, StudyJob, build_part
 from data.index.quarantine import bad_samples, check_share, is_finished, read_problems, stop_at_first
-from data.index.reuse import find_earlier, input_key
+from data.index.reuse import Earlier, find_earlier, input_key
 from data.index.store import FORMAT, META, PROBLEMS, SOURCES, SPLITS, Index, open_index
 from data.label_space import CHEXPERT
 from data.release import Release, find_release, wanted_views
@@ -118,25 +118,48 @@ def build_index(
         DataError: more than `data.max_bad_fraction` of the images or studies cannot be read, or, where
             `data.on_bad_sample` is `error`, one: always the first in the order of the index.
     """
-    jobs = plan_studies(release, data.view_filter)
-    if not jobs:
-        raise DataError(f"no study with questions found in {data.mimic_qa_path}")
     advice = "free space (finished parts are kept), or name another folder with --set data.index_dir=..."
     with writing_to(path, advice):
         if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise DataError(f"{path} exists and is no index; name another folder with --set data.index_dir=...")
-        _build(release, data, jobs, path, workers or os.cpu_count() or 1)
+        _build(release, data, path, workers or os.cpu_count() or 1)
     return open_index(path)
 
 
-def _build(release: Release, data: DataConfig, jobs: list[StudyJob], path: Path, workers: int) -> None:
+def _build(release: Release, data: DataConfig, path: Path, workers: int) -> None:
     identity = index_identity(release.fingerprint(), data)
+    vocabulary = Vocabulary(tuple(release.entities), tuple(release.region_names))
+    made = _make_parts(release, data, path, identity, vocabulary, workers)
+    with atomic_directory(path) as folder:
+        copied = assemble(made.folders, folder, identity, release, vocabulary, made.problems)
+        keep_fingerprint(release, folder)
+    if made.earlier:
+        unchanged = f"{copied:,} of {made.studies:,} studies are unchanged"
+        log.info("%s and were copied from %s", unchanged, made.earlier.index.path)
+    remove_work_folder(work_folder(path))
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The finished parts. What was planned is gone with the function that made them: at full size half a gigabyte."""
+
+    folders: list[Path]
+    problems: list[dict]
+    studies: int
+    earlier: Earlier | None
+
+
+def _make_parts(
+    release: Release, data: DataConfig, path: Path, identity: dict, vocabulary: Vocabulary, workers: int
+) -> _Made:
+    jobs = plan_studies(release, data.view_filter)
+    if not jobs:
+        raise DataError(f"no study with questions found in {data.mimic_qa_path}")
     parts = [jobs[i : i + STUDIES_PER_PART] for i in range(0, len(jobs), STUDIES_PER_PART)]
     work = work_folder(path)
     _open_work_folder(work, identity)
     clean_leftovers(path.parent, path.name)
     log.info("building the index of %s studies in %s", f"{len(jobs):,}", path)
-    vocabulary = Vocabulary(tuple(release.entities), tuple(release.region_names))
     folders = [work / f"part-{i:06d}" for i in range(len(parts))]
     earlier = find_earlier(path, identity, vocabulary, jobs)
     form = replace(part_form(vocabulary, identity), earlier=earlier)
@@ -154,17 +177,7 @@ def _build(release: Release, data: DataConfig, jobs: list[StudyJob], path: Path,
     check_share(problems, sum(len(j.images) for j in jobs), len(jobs), data.max_bad_fraction)
     if bad := bad_samples(problems):
         log.warning("%s bad file(s) are left out; %s names each with its reason", f"{len(bad):,}", path / PROBLEMS)
-    with atomic_directory(path) as folder:
-        copied = assemble(folders, folder, identity, release, vocabulary, problems)
-        keep_fingerprint(release, folder)
-    if earlier:
-        log.info(
-            "%s of %s studies are unchanged and were copied from %s",
-            f"{copied:,}",
-            f"{len(jobs):,}",
-            earlier.index.path,
-        )
-    remove_work_folder(work)
+    return _Made(folders, problems, len(jobs), earlier)
 
 
 def part_form(vocabulary: Vocabulary, identity: dict) -> PartForm:
@@ -180,10 +193,10 @@ def plan_studies(release: Release, view_filter: str) -> list[StudyJob]:
     split_of = dict(zip(images["study_id"], images["split"].astype(str)))
     chosen: dict[int, list[ImageJob]] = {}
     for row in wanted_views(images, view_filter).itertuples(index=False):
-        job = ImageJob(row.dicom_id, str(row.view), release.image_path(row), int(row.columns), int(row.rows))
+        job = ImageJob(row.dicom_id, str(row.view), str(release.image_path(row)), int(row.columns), int(row.rows))
         chosen.setdefault(int(row.study_id), []).append(job)
-    labels = {study: tuple(values) for study, values in zip(release.chexpert.index, release.chexpert.to_numpy())}
-    blank = (float("nan"),) * len(CHEXPERT)
+    labels = dict(zip(release.chexpert.index.tolist(), release.chexpert.to_numpy()))
+    blank = np.full(len(CHEXPERT), np.nan)
     jobs = []
     for subject_id, study_id in release.studies():
         known = study_id in split_of

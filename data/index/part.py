@@ -20,18 +20,19 @@ from utils.errors import DataError
 from utils.utils import atomic_directory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageJob:
     """One image of a study; size as the release's table says, 0 when it does not."""
 
     image_id: str
     view: str
-    path: Path
+    path: str
+    """a `Path` would need ten times the memory, and a release has hundreds of thousands"""
     width: int
     height: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StudyJob:
     """One study with its usable images, the canonical one first. `reason` says why there are none."""
 
@@ -39,7 +40,8 @@ class StudyJob:
     study_id: int
     split: str
     images: tuple[ImageJob, ...]
-    chexpert: tuple[float, ...]
+    chexpert: np.ndarray
+    """(14,): 1, 0, -1 or nan"""
     reason: str = ""
 
 
@@ -235,7 +237,7 @@ def _store_images(
     usable, bad = [], set()
     for image in job.images:
         try:
-            array, width, height = image_files.decode(image.path, form.side)
+            array, width, height = image_files.decode(Path(image.path), form.side)
         except DataError as error:
             kind = "image_missing" if isinstance(error.__cause__, FileNotFoundError) else "image_unreadable"
             bad.add(kind)
@@ -265,7 +267,7 @@ def _store_images(
 
 
 def _image_problem(kind: str, job: StudyJob, image: ImageJob, message: str) -> dict:
-    return {"kind": kind, "study": job.study_id, "image": image.image_id, "path": str(image.path), "message": message}
+    return {"kind": kind, "study": job.study_id, "image": image.image_id, "path": image.path, "message": message}
 
 
 def _add_graphs(

@@ -37,7 +37,7 @@ def input_key(release: Release, job: StudyJob) -> int:
 
     Files by size and the CRC-32 of both ends, members of archives by size and CRC-32.
     """
-    images = [(i.image_id, i.view, i.width, i.height, str(i.path), sampled(i.path)) for i in job.images]
+    images = [(i.image_id, i.view, i.width, i.height, i.path, sampled(i.path)) for i in job.images]
     labels = [float(value) for value in job.chexpert]
     json_files = release.study_state(job.subject_id, job.study_id)
     inputs = job.subject_id, job.study_id, job.split, job.reason, labels, images, json_files

@@ -166,7 +166,7 @@ def test_batch_norms_see_the_images_of_all_processes(launcher, job):
 # Resuming
 
 
-@pytest.mark.parametrize("engine", ALL)
+@pytest.mark.parametrize("engine", ["torch", "zero-2", pytest.param("zero-3", marks=pytest.mark.slow)])
 def test_two_processes_resume_bit_for_bit(launcher, job, straight, engine, tmp_path):
     uncut, folder = straight(engine)
     shutil.copytree(folder, tmp_path / "run")
@@ -214,7 +214,7 @@ def keep_until(run: Path, step: int) -> None:
 # Faults that hit one of two
 
 
-@pytest.mark.parametrize("engine", ALL)
+@pytest.mark.parametrize("engine", ["torch", "zero-2"])
 def test_nan_in_one_process_is_skipped_in_both_and_counted(launcher, job, engine, tmp_path):
     ended = launcher.run(job(2, engine, fault={"kind": "nan", "step": 4, "rank": 1}), 2)
     assert_ended_well(ended)
