@@ -30,6 +30,7 @@ from data.release import Release, find_release, wanted_views
 from data.vocabulary import Vocabulary
 from utils.errors import ConfigError, DataError
 from utils.privacy import private_directory, warn_if_open
+from utils.run_lock import build_lock
 from utils.utils import atomic_directory, clean_leftovers, get_logger, write_json, writing_to
 from utils.workers import leave_with_parent
 
@@ -116,13 +117,14 @@ def build_index(
         replace: there may be an index in `path`. It stays until the new one is whole.
     Raises:
         DataError: more than `data.max_bad_fraction` of the images or studies cannot be read, or, where
-            `data.on_bad_sample` is `error`, one: always the first in the order of the index.
+            `data.on_bad_sample` is `error`, one: always the first in the order of the index. Or another process builds it.
     """
     advice = "free space (finished parts are kept), or name another folder with --set data.index_dir=..."
     with writing_to(path, advice):
         if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise DataError(f"{path} exists and is no index; name another folder with --set data.index_dir=...")
-        _build(release, data, path, workers or os.cpu_count() or 1)
+        with build_lock(path):
+            _build(release, data, path, workers or os.cpu_count() or 1)
     return open_index(path)
 
 

@@ -19,6 +19,8 @@ from data.index.quarantine import bad_samples, is_mended
 from data.index.reuse import Earlier, changed_studies, open_earlier
 from data.index.store import META, Index, open_index
 from data.release import Release
+from utils.errors import DataError
+from utils.run_lock import build_lock
 from utils.utils import clean_leftovers, get_logger
 
 log = get_logger(__name__)
@@ -44,7 +46,10 @@ def prepare_index(config: Config, workers: int | None = None) -> Index:
 
 def clear(path: Path) -> None:
     """Remove what a build leaves that was killed after its index was whole."""
-    with suppress(OSError):  # a disk that may only be read
+    with (
+        suppress(OSError, DataError),
+        build_lock(path),
+    ):  # a disk that may only be read; another process that is at work
         clean_leftovers(path.parent, path.name)
         if work_folder(path).exists():
             remove_work_folder(work_folder(path))
