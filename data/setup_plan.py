@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.mimic_cxr_config import DataConfig
-from data.download.fetch import existing_part
+from data.download.space import existing_part
 from utils.errors import DataError
 from utils.utils import format_duration
 

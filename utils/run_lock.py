@@ -1,4 +1,4 @@
-"""One training at a time in an output folder."""
+"""One process at a time in a folder: a training in its output, a download, an unpacking."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, UserError
 from utils.privacy import open_private, private_directory
 from utils.utils import get_logger
 
@@ -24,19 +24,22 @@ LOCK = ".lock"
 
 
 @contextmanager
-def run_lock(folder: str | Path) -> Iterator[None]:
-    """Hold `<folder>/.lock`; the system lets go of it when this process ends, however it ends.
+def run_lock(
+    folder: str | Path,
+    advice: str = "choose another training.output_dir",
+    kind: type[UserError] = CheckpointError,
+    name: str = LOCK,
+) -> Iterator[None]:
+    """Hold `<folder>/<name>`; the system lets go of it when this process ends, however it ends.
 
-    CheckpointError that names the owner when another process holds it.
+    An error of this `kind`, with the `advice`, that names the owner when another process holds it.
     """
     folder = Path(folder)
     try:
         private_directory(folder)
-        file = open_private(folder / LOCK, "a+")
+        file = open_private(folder / name, "a+")
     except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be written ({error.strerror}); choose another training.output_dir"
-        ) from error
+        raise kind(f"{folder} cannot be written ({error.strerror}); {advice}") from error
     with file:
         try:
             if fcntl:
@@ -45,11 +48,9 @@ def run_lock(folder: str | Path) -> Iterator[None]:
         except (BlockingIOError, PermissionError):
             file.seek(0)
             owner = file.read().strip() or "another process"
-            raise CheckpointError(
-                f"{folder} is in use by {owner}: wait for it, end it, or choose another training.output_dir"
-            ) from None
+            raise kind(f"{folder} is in use by {owner}: wait for it, end it, or {advice}") from None
         except OSError as error:  # some network file systems cannot lock
-            log.warning("%s cannot be locked (%s): start no second training there", folder, error.strerror)
+            log.warning("%s cannot be locked (%s): start nothing else there", folder, error.strerror)
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")

@@ -1,0 +1,23 @@
+"""Is there space for what is to come?"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from utils.errors import DataError
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """DataError where the disk of `folder` has less than so many bytes."""
+    free = shutil.disk_usage(existing_part(folder)).free
+    if free < needed:
+        raise DataError(
+            f"about {needed / 1e9:,.1f} GB are needed in {folder}, {free / 1e9:,.1f} GB are free: name a folder on a larger "
+            "disk, or choose fewer questions (data.quality_grade)"
+        )
+
+
+def existing_part(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
