@@ -24,7 +24,7 @@ from data.index.origin import CACHE, keep_fingerprint, known_fingerprint
 from data.index.part import ImageJob, PartForm, StudyJob, build_part
 from data.index.quarantine import bad_samples, check_share, is_finished, read_problems, stop_at_first
 from data.index.reuse import find_earlier, input_key
-from data.index.store import FORMAT, META, PROBLEMS, SOURCES, SPLITS, Index, open_index
+from data.index.store import FORMAT, META, PROBLEMS, SOURCES, SPLITS, Index, open_index, require_free
 from data.label_space import CHEXPERT
 from data.release import Release, find_release, wanted_views
 from data.vocabulary import Vocabulary
@@ -123,8 +123,8 @@ def build_index(
         raise DataError(f"no study with questions found in {data.mimic_qa_path}")
     advice = "free space (finished parts are kept), or name another folder with --set data.index_dir=..."
     with writing_to(path, advice):
-        if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise DataError(f"{path} exists and is no index; name another folder with --set data.index_dir=...")
+        if not replace:
+            require_free(path)
         _build(release, data, jobs, path, workers or os.cpu_count() or 1)
     return open_index(path)
 
