@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -129,9 +131,22 @@ def test_a_full_disk_is_said_before_the_images_come(servers, tmp_path, monkeypat
     assert not list(tmp_path.rglob("*.jpg"))
 
 
-def test_folders_must_be_named(monkeypatch):
+def test_folders_must_be_named_and_two(tmp_path):
     with pytest.raises(DataError, match="--mimic_qa_path: name the folder"):
         command.require_folders(DataConfig(mimic_cxr_path="x"))
+    with pytest.raises(DataError, match="are the same folder"):
+        command.require_folders(DataConfig(mimic_cxr_path=str(tmp_path), mimic_qa_path=f"{tmp_path}/."))
+
+
+def test_another_download_into_the_same_folder_is_refused(servers, tmp_path, root):
+    code = "import sys; from utils.run_lock import run_lock\nwith run_lock(sys.argv[1]): print(flush=True), input()"
+    words = [sys.executable, "-c", code, str(tmp_path / "qba")]
+    with subprocess.Popen(words, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(DataError, match=rf"qba is in use by process {other.pid} .*or name another folder"):
+            setup_data.main(arguments(servers, tmp_path))
+        other.communicate(b"\n")
+    assert setup_data.main(arguments(servers, tmp_path)) == 0
 
 
 def test_a_copy_of_wget_is_continued_where_it_lies(servers, tmp_path, release):

@@ -13,9 +13,13 @@ def require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(existing_part(folder)).free
     if free < needed:
         raise DataError(
-            f"about {needed / 1e9:,.1f} GB are needed in {folder}, {free / 1e9:,.1f} GB are free: name a folder on a larger "
+            f"about {format_bytes(needed)} are needed in {folder}, {format_bytes(free)} are free: name a folder on a larger "
             "disk, or choose fewer questions (data.quality_grade)"
         )
+
+
+def format_bytes(number: float) -> str:
+    return f"{number / 1e9:,.1f} GB" if number >= 1e8 else f"{number / 1e6:,.1f} MB"
 
 
 def existing_part(folder: Path) -> Path:
