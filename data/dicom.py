@@ -32,11 +32,13 @@ def decode_dicom(data: bytes, max_pixels: int) -> np.ndarray:
     from pydicom.errors import InvalidDicomError
 
     try:
+        if _is_deflated(data):  # films never are, and pydicom would unpack a bomb into memory
+            raise ValueError("DICOM that is compressed as a whole")
         film = pydicom.dcmread(io.BytesIO(data))
     except (InvalidDicomError, EOFError) as error:
         raise ValueError(f"damaged DICOM: {error}") from error
     if "PixelData" not in film:
-        raise ValueError(f"DICOM without a picture ({film.get('Modality') or 'no modality'})")
+        raise ValueError(f"DICOM without a picture ({film.get('Modality') or 'no modality'}), or cut off before it")
     if int(film.get("NumberOfFrames") or 1) != 1:
         raise ValueError(f"DICOM with {film.NumberOfFrames} pictures: which one is meant is not known")
     kind = film.get("PhotometricInterpretation", "")
@@ -53,6 +55,16 @@ def decode_dicom(data: bytes, max_pixels: int) -> np.ndarray:
         ) from error
     grey = _shown(stored, film)
     return np.round(255 * (1 - grey if kind == "MONOCHROME1" else grey)).astype(np.uint8)
+
+
+def _is_deflated(data: bytes) -> bool:
+    from pydicom.filereader import read_dataset
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    file = io.BytesIO(data)
+    file.seek(MAGIC_PLACE + len(MAGIC))
+    header = read_dataset(file, False, True, stop_when=lambda tag, *_: tag.group != 2)
+    return header.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
 
 
 def _shown(stored: np.ndarray, film) -> np.ndarray:

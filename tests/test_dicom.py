@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 
 from data.dicom import decode_dicom, is_dicom
 from data.images import decode
@@ -130,6 +130,16 @@ def test_what_is_no_film_is_named(tmp_path, content, match):
     with pytest.raises(DataError, match=match) as caught:
         decode(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked():
+    data = pydicom.dcmread(io.BytesIO(film(RAMP, 8)))
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    data.ImageComments = "0" * 2**20
+    file = io.BytesIO()
+    data.save_as(file)
+    with pytest.raises(ValueError, match="compressed as a whole"):
+        decode_dicom(file.getvalue(), 10**8)
 
 
 def test_too_large_a_film_is_refused():

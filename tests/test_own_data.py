@@ -331,6 +331,13 @@ def test_a_file_without_a_header_is_not_quoted(tmp_path):
     assert "canary" not in str(caught.value).lower()
 
 
+@pytest.mark.parametrize("column", ["head", "type", "split"])
+def test_cells_that_slipped_are_not_quoted(tmp_path, column):
+    with pytest.raises(DataError, match=f"row 2: `{column}` has a sentence: ") as caught:
+        read_own_data(write(tmp_path, f"{HEADER},{column}\n{GOOD},Has Mr Canary an effusion?"))
+    assert "Canary" not in str(caught.value)
+
+
 # The index
 
 
