@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from data.release import open_release
 from data.synthetic import write_release
 from tests import file_server
 from tests.file_server import FileServer
+from tests.lock_holder import held_by_another
 from utils import privacy
 from utils.errors import DataError
 
@@ -138,14 +137,12 @@ def test_folders_must_be_named_and_two(tmp_path):
         command.require_folders(DataConfig(mimic_cxr_path=str(tmp_path), mimic_qa_path=f"{tmp_path}/."))
 
 
-def test_another_download_into_the_same_folder_is_refused(servers, tmp_path, root):
-    code = "import sys; from utils.run_lock import run_lock\nwith run_lock(sys.argv[1]): print(flush=True), input()"
-    words = [sys.executable, "-c", code, str(tmp_path / "qba")]
-    with subprocess.Popen(words, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
-        with pytest.raises(DataError, match=rf"qba is in use by process {other.pid} .*or name another folder"):
-            setup_data.main(arguments(servers, tmp_path))
-        other.communicate(b"\n")
+def test_another_download_into_the_same_folder_is_refused(servers, tmp_path):
+    with (
+        held_by_another(tmp_path / "qba") as number,
+        pytest.raises(DataError, match=rf"qba is in use by process {number} .*or name another folder"),
+    ):
+        setup_data.main(arguments(servers, tmp_path))
     assert setup_data.main(arguments(servers, tmp_path)) == 0
 
 

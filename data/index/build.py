@@ -30,6 +30,7 @@ from data.release import Release, find_release, wanted_views
 from data.vocabulary import Vocabulary
 from utils.errors import ConfigError, DataError
 from utils.privacy import private_directory, warn_if_open
+from utils.run_lock import LOCK, run_lock
 from utils.utils import atomic_directory, clean_leftovers, get_logger, write_json, writing_to
 from utils.workers import leave_with_parent
 
@@ -125,7 +126,10 @@ def build_index(
     with writing_to(path, advice):
         if not replace:
             require_free(path)
-        _build(release, data, jobs, path, workers or os.cpu_count() or 1)
+        work = private_directory(work_folder(path))
+        # two at once would remove each other's parts
+        with run_lock(work, "name another folder with --set data.index_dir=...", DataError):
+            _build(release, data, jobs, path, workers or os.cpu_count() or 1)
     return open_index(path)
 
 
@@ -206,13 +210,14 @@ def remove_work_folder(work: Path) -> None:
 
 
 def _open_work_folder(work: Path, identity: dict) -> None:
-    """Make or reuse the folder of finished parts; parts of another release or of other settings are thrown away."""
+    """Reuse the locked folder of finished parts; parts of another release or of other settings are thrown away."""
     plan = work / PLAN
     if plan.exists() and json.loads(plan.read_text()) == identity:
         return
-    if work.exists():
-        remove_work_folder(work)
-    private_directory(work)
+    plan.unlink(missing_ok=True)  # first, as above
+    for left in work.iterdir():
+        if left.name != LOCK:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     write_json(plan, identity)
 
 
