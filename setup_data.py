@@ -82,7 +82,7 @@ def _add_release_options(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """ConfigError for options that make no sense, alone or together."""
-    chosen = [step for step in STEPS if getattr(args, step) not in (None, False)]
+    chosen = [step for step in STEPS if getattr(args, step) is not None and getattr(args, step) is not False]
     if len(chosen) > 1 and set(chosen) not in TOGETHER:
         raise ConfigError(f"--{chosen[0]} and --{chosen[1]}: one step at a time; --all downloads and prepares")
     for option, steps in BELONGS.items():
@@ -91,6 +91,8 @@ def check(args: argparse.Namespace) -> None:
     for option in ("studies", "connections", "num_workers"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             raise ConfigError(f"--{option} must be at least 1")
+    if args.seed < 0:
+        raise ConfigError("--seed must be at least 0")
 
 
 def main(argv: list[str]) -> int:
@@ -211,7 +213,7 @@ def everything(args: argparse.Namespace, config) -> int:
 
     data = config.data
     if missing := what_is_missing(data):
-        print(f"download: {missing}")
+        cli.say(f"download: {missing}")
         if code := download(args, config):
             return code
     else:

@@ -56,9 +56,11 @@ def region_target(answer: str) -> int | None:
 
 
 def severity_target(answer: str) -> int | None:
-    """The one severity that an answer names."""
+    """The one severity that an answer names. None where it may deny that one (`not severe`); `no edema` names `none`."""
     found = {severity_index(word) for word in re.findall(r"\w+", answer.lower())} - {None}
-    return found.pop() if len(found) == 1 else None
+    if len(found) != 1 or (found != {0} and _NEGATION.search(answer)):
+        return None
+    return found.pop()
 
 
 TARGETS: dict[Head, Callable[[str], int | None]] = {

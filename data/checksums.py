@@ -39,7 +39,7 @@ def read_listing(path: Path) -> dict[str, str]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line := line.rstrip("\r\n"):
                     yield number, line

@@ -1,7 +1,7 @@
 """Radiographs in DICOM files: what a reading room would show of them, as grey levels.
 
 Stored values go through the file's modality and VOI transformations (window or table; DICOM PS3.3 C.11.1 and C.11.2). MONOCHROME1
-is turned over, so that dense is bright. Without a window the film's own range is used.
+is turned over, so that dense is bright. Without a window the film's own range is used, but for what only pads it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ def decode_dicom(data: bytes, max_pixels: int) -> np.ndarray:
     """
     import pydicom
     from pydicom.errors import InvalidDicomError
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
     try:
+        if _is_deflated(data):  # films never are, and pydicom would unpack a bomb into memory
+            raise ValueError("DICOM that is compressed as a whole")
         film = pydicom.dcmread(io.BytesIO(data))
     except (InvalidDicomError, EOFError) as error:
         raise ValueError(f"damaged DICOM: {error}") from error
     if "PixelData" not in film:
-        raise ValueError(f"DICOM without a picture ({film.get('Modality') or 'no modality'})")
+        raise ValueError(f"DICOM without a picture ({film.get('Modality') or 'no modality'}), or cut off before it")
     if int(film.get("NumberOfFrames") or 1) != 1:
         raise ValueError(f"DICOM with {film.NumberOfFrames} pictures: which one is meant is not known")
     kind = film.get("PhotometricInterpretation", "")
@@ -50,27 +51,50 @@ def decode_dicom(data: bytes, max_pixels: int) -> np.ndarray:
     except (RuntimeError, NotImplementedError, AttributeError) as error:
         syntax = film.file_meta.get("TransferSyntaxUID")
         raise ValueError(
-            f"DICOM of transfer syntax {getattr(syntax, 'name', syntax)} cannot be decoded: {error}"
+            f"DICOM of transfer syntax {getattr(syntax, 'name', syntax)} cannot be decoded: {' '.join(str(error).split())}"
         ) from error
-    values = apply_voi_lut(apply_modality_lut(stored, film), film).astype(np.float64)
-    return _levels(values, film, inverted=kind == "MONOCHROME1")
+    grey = _shown(stored, film)
+    return np.round(255 * (1 - grey if kind == "MONOCHROME1" else grey)).astype(np.uint8)
 
 
-def _levels(values: np.ndarray, film, inverted: bool) -> np.ndarray:
-    low, high = _range(values, film)
-    grey = np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros(values.shape)
-    return np.round(255 * (1 - grey if inverted else grey)).astype(np.uint8)
+def _is_deflated(data: bytes) -> bool:
+    from pydicom.filereader import read_dataset
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    file = io.BytesIO(data)
+    file.seek(MAGIC_PLACE + len(MAGIC))
+    header = read_dataset(file, False, True, stop_when=lambda tag, *_: tag.group != 2)
+    return header.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
 
 
-def _range(values: np.ndarray, film) -> tuple[float, float]:
-    """What becomes black and white: the range that a window gives to its outputs, else that of the film."""
-    windowed = film.get("WindowWidth") is not None or "VOILUTSequence" in film
-    if not windowed:
-        return float(values.min()), float(values.max())
-    if "VOILUTSequence" in film:
-        return 0.0, float(2 ** int(film.VOILUTSequence[0].LUTDescriptor[2]) - 1)
-    bits = int(film.BitsStored)
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if film.PixelRepresentation else (0, 2**bits - 1)
-    slope, intercept = float(film.get("RescaleSlope") or 1), float(film.get("RescaleIntercept") or 0)
-    ends = sorted((low * slope + intercept, high * slope + intercept))  # pydicom maps a window onto these
-    return ends[0], ends[1]
+def _shown(stored: np.ndarray, film) -> np.ndarray:
+    """Stored values -> 0 (black) to 1 (white), as of MONOCHROME2."""
+    from pydicom.pixels import apply_modality_lut
+    from pydicom.pixels.processing import apply_voi, apply_windowing
+
+    values = apply_modality_lut(stored, film)
+    tables = film.get("VOILUTSequence") or []
+    if tables and None not in (tables[0].get("LUTDescriptor"), tables[0].get("LUTData")):
+        entries, first, bits = map(int, tables[0].LUTDescriptor)
+        tables[0].LUTDescriptor = [entries, first, 16]  # of a table of 8 bits pydicom counts the entries in 8 bits too
+        return apply_voi(np.rint(values).astype(np.int64), film) / (2**bits - 1)
+    if None not in (film.get("WindowCenter"), film.get("WindowWidth")):
+        return apply_windowing(values, _window(film)) / 255
+    values = values.astype(np.float64)
+    padding = film.get("PixelPaddingValue")
+    of_film = values if padding is None or (stored == padding).all() else values[stored != padding]
+    low, high = of_film.min(), of_film.max()
+    return np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros(values.shape)
+
+
+def _window(film):
+    """The film's window by itself. pydicom maps it onto the range of the film's values: here onto 0 to 255, and it is not
+    turned over by a negative slope."""
+    from pydicom.dataset import Dataset
+
+    window = Dataset()
+    for name in ("PhotometricInterpretation", "WindowCenter", "WindowWidth", "VOILUTFunction"):
+        if film.get(name) not in (None, ""):
+            window.add(film[name])
+    window.BitsStored, window.PixelRepresentation = 8, 0
+    return window

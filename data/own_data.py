@@ -131,7 +131,12 @@ def _chosen(row: Row, column: str, word: str, known: dict[str, object]):
         return known[word.lower()]
     near = nearest(word, known)
     hint = f"did you mean `{near}`?" if near else f"it must be one of {', '.join(known)}"
-    raise DataError(f"{row.place}: `{column}` has {word!r}: {hint}")
+    raise DataError(f"{row.place}: `{column}` has {_quoted(word)}: {hint}")
+
+
+def _quoted(word: str) -> str:
+    """No sentences: where cells have slipped, one is somebody's question."""
+    return "a sentence" if " " in word else repr(word)
 
 
 def _image(name: str, place: str) -> str:
@@ -155,7 +160,7 @@ def _kind(row: Row) -> QuestionType | None:
     if kind is None:
         near = nearest(name, TYPE_INDEX)
         hint = f"did you mean `{near}`?" if near else "see docs/OWN_DATA.md for all types"
-        raise DataError(f"{row.place}: `type` has {name!r}: {hint}")
+        raise DataError(f"{row.place}: `type` has {_quoted(name)}: {hint}")
     if kind.head is None:
         raise DataError(
             f"{row.place}: no head answers questions of type {kind.name}: choose another type or leave it empty"

@@ -17,12 +17,12 @@ import numpy as np
 from data import images as image_files
 from data import label_space
 from data.images import STORE_FILES
-from data.index.store import COLUMNS, FORMAT, META, PROBLEMS, SPLITS, Index, open_index, write_table
+from data.index.store import COLUMNS, FORMAT, META, PROBLEMS, SPLITS, Index, open_index, require_free, write_table
 from data.label_space import CHEXPERT, GRADES, HEAD_INDEX, QUESTION_TYPES, TYPE_INDEX
 from data.vocabulary import Vocabulary
 from utils.errors import DataError
 from utils.privacy import private_directory
-from utils.utils import atomic_directory, write_json
+from utils.utils import atomic_directory, write_json, writing_to
 
 ID_BITS = 48
 ID_DIGITS = 14
@@ -106,10 +106,19 @@ def write_record_index(
         credentialed: the model that the names are of, and that features may be kept of, is.
         origin: what the index was made of, kept in `meta["origin"]`.
     Raises:
-        DataError: nothing to write, images cannot be read (the first `SHOWN` are named), or a box leaves its image.
+        DataError: nothing to write, images cannot be read (the first `SHOWN` are named), a box leaves its image, or `path`
+            cannot be written to or holds something else.
     """
     if not read.records:
         raise DataError(f"no question to write to {path}")
+    with writing_to(path, "free space, or name another folder with --set data.index_dir=..."):
+        require_free(path)
+        own = {"public": read.public, "credentialed": credentialed or not read.public, "origin": origin}
+        _write(path, read, vocabulary, side, image_store, own | {"has_graphs": False})
+    return open_index(path)
+
+
+def _write(path: Path, read: RecordSet, vocabulary: Vocabulary, side: int, image_store: str, own: dict) -> None:
     writer = _Writer()
     by_image: dict[tuple[int, str, Path], list[Record]] = defaultdict(list)
     for record in read.records:
@@ -124,10 +133,7 @@ def write_record_index(
         for name, table in writer.tables().items():
             write_table(folder / "tables" / f"{name}.arrow", table)
         (folder / PROBLEMS).write_text("")
-        meta = writer.meta(read, vocabulary, side, image_store) | {"public": read.public}
-        own = {"credentialed": credentialed or not read.public, "origin": origin, "has_graphs": False}
-        write_json(folder / META, meta | own)
-    return open_index(path)
+        write_json(folder / META, writer.meta(read, vocabulary, side, image_store) | own)
 
 
 class _Writer:

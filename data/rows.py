@@ -49,6 +49,8 @@ def read_table(path: Path, needed: Iterable[str], optional: Iterable[str]) -> Ta
         raise DataError(f"{path}: has no rows: it must hold one for each question, with {', '.join(needed)}")
     columns = dict.fromkeys(name for _, cells in rows for name in cells)
     known = [*needed, *optional]
+    if not set(known) & set(columns):  # do not quote it: without a header it is somebody's question
+        raise DataError(f"{path}: the first row must name the columns, at least {', '.join(needed)}")
     for name in needed:
         if name not in columns:
             near = nearest(name, [column for column in columns if column not in known])

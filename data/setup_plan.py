@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.mimic_cxr_config import DataConfig
-from data.download.fetch import existing_part
+from data.download.space import existing_part, format_bytes
 from utils.errors import DataError
 from utils.utils import format_duration
 
@@ -52,24 +52,20 @@ def plan_lines(steps: list[Step]) -> list[str]:
     for step in steps:
         lines += [step.what, f"  reads:  {step.reads}", f"  writes: {_writes(step)}", f"  time:   {_time(step)}"]
     for folder in sorted({step.folder for step in steps if step.folder}):
-        lines.append(f"free in {folder}: {_bytes(_free(folder))}")
+        lines.append(f"free in {folder}: {format_bytes(_free(folder))}")
     return lines
 
 
 def _writes(step: Step) -> str:
     if step.folder is None or not step.size:
         return "nothing"
-    more = f", {_bytes(step.peak)} while it works" if step.peak > step.size else ""
-    return f"{step.folder}: about {_bytes(step.size)}{more}"
+    more = f", {format_bytes(step.peak)} while it works" if step.peak > step.size else ""
+    return f"{step.folder}: about {format_bytes(step.size)}{more}"
 
 
 def _time(step: Step) -> str:
     found = NOT_ESTIMATED if step.seconds is None else f"about {format_duration(step.seconds)}"
     return f"{found} ({step.by})" if step.by else found
-
-
-def _bytes(number: float) -> str:
-    return f"{number / 1e9:,.1f} GB" if number >= 1e8 else f"{number / 1e6:,.1f} MB"
 
 
 def require_space(steps: Iterable[Step]) -> None:
@@ -82,8 +78,8 @@ def require_space(steps: Iterable[Step]) -> None:
         needed = kept.get(disk, 0) + max(step.size, step.peak)
         if needed > _free(step.folder):
             raise DataError(
-                f"this will not fit: {step.what} needs about {_bytes(needed)} in {step.folder} with what comes before it, "
-                f"{_bytes(_free(step.folder))} are free; make room, or name a folder on a larger disk"
+                f"this will not fit: {step.what} needs about {format_bytes(needed)} in {step.folder} with what comes before it, "
+                f"{format_bytes(_free(step.folder))} are free; make room, or name a folder on a larger disk"
             )
         kept[disk] = kept.get(disk, 0) + step.size
 
@@ -105,8 +101,8 @@ def download_steps(data: DataConfig) -> list[Step]:
     for part in plan(data):
         left = max(0, part.size - part.there)
         times = " or ".join(f"{format_duration(left / rate)} at {rate / 1e6:g} MB/s" for rate in LINES)
-        already = f", {_bytes(part.there)} of it are there" if part.there else ""
-        what = f"download {part.what}: {part.files:,} files, {_bytes(part.size)}{already}"
+        already = f", {format_bytes(part.there)} of it are there" if part.there else ""
+        what = f"download {part.what}: {part.files:,} files, {format_bytes(part.size)}{already}"
         steps.append(Step(what, "the release's site", part.folder, left, by=f"the line is not known: {times}"))
     return steps
 
@@ -119,12 +115,12 @@ def extract_steps(qa_path: str) -> list[Step]:
     steps = []
     for archive, target in find_archives(qa_path):
         files, size = content_bytes(archive)
-        reads = f"{archive}, {_bytes(archive.stat().st_size)}"
+        reads = f"{archive}, {format_bytes(archive.stat().st_size)}"
         if target.exists():
             steps.append(Step(f"{target} is there: it is compared with {archive.name}", reads))
             continue
         speed, sample = _unpacking_speed(archive)
-        by = f"by unpacking {_bytes(sample)} in memory; a slow disk takes longer"
+        by = f"by unpacking {format_bytes(sample)} in memory; a slow disk takes longer"
         steps.append(Step(f"unpack {archive.name}: {files:,} files", reads, target, size, seconds=size / speed, by=by))
     return steps
 
@@ -157,7 +153,7 @@ def verify_steps(data: DataConfig, workers: int) -> list[Step]:
             with suppress(DataError):  # the step itself names it
                 decode(path)
         seconds += (time.perf_counter() - started) / len(sample) * len(images)
-    reads = f"{len(sizes):,} files, {_bytes(sum(sizes.values()))}, of them {len(images):,} images twice"
+    reads = f"{len(sizes):,} files, {format_bytes(sum(sizes.values()))}, of them {len(images):,} images twice"
     by = f"{workers} processes, by {len(sample)} images and the checksum of a part of a file"
     return [Step("compare all files with their checksums, decode all images", reads, seconds=seconds / workers, by=by)]
 
@@ -230,7 +226,7 @@ def all_steps(data: DataConfig, workers: int) -> list[Step]:
         files = used_files(release)
         size = sum(path.stat().st_size for path in files)
         speed = _hashing_speed(max(files, key=os.path.getsize))
-        reads = f"{len(files)} files, {_bytes(size)}"
+        reads = f"{len(files)} files, {format_bytes(size)}"
         check = Step("compare tables and archives with their checksums", reads, seconds=size / speed, by="by a sample")
         return [check, *prepare_steps(data, workers)]
     size, folder = published_size(data), Path(data.index_dir) if data.index_dir else CACHE

@@ -61,6 +61,9 @@ def regions(*names: str) -> int:
         (Head.REGION, "not in the left lung", None),
         (Head.SEVERITY, "it is mild", SEVERITIES.index("mild")),
         (Head.SEVERITY, "mild to moderate", None),
+        (Head.SEVERITY, "not severe", None),
+        (Head.SEVERITY, "no edema", SEVERITIES.index("none")),
+        (Head.SEVERITY, "absent", SEVERITIES.index("none")),
         (Head.SEVERITY, "", None),
     ],
 )

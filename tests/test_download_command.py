@@ -16,6 +16,7 @@ from data.release import open_release
 from data.synthetic import write_release
 from tests import file_server
 from tests.file_server import FileServer
+from tests.lock_holder import held_by_another
 from utils import privacy
 from utils.errors import DataError
 
@@ -129,9 +130,20 @@ def test_a_full_disk_is_said_before_the_images_come(servers, tmp_path, monkeypat
     assert not list(tmp_path.rglob("*.jpg"))
 
 
-def test_folders_must_be_named(monkeypatch):
+def test_folders_must_be_named_and_two(tmp_path):
     with pytest.raises(DataError, match="--mimic_qa_path: name the folder"):
         command.require_folders(DataConfig(mimic_cxr_path="x"))
+    with pytest.raises(DataError, match="are the same folder"):
+        command.require_folders(DataConfig(mimic_cxr_path=str(tmp_path), mimic_qa_path=f"{tmp_path}/."))
+
+
+def test_another_download_into_the_same_folder_is_refused(servers, tmp_path):
+    with (
+        held_by_another(tmp_path / "qba") as number,
+        pytest.raises(DataError, match=rf"qba is in use by process {number} .*or name another folder"),
+    ):
+        setup_data.main(arguments(servers, tmp_path))
+    assert setup_data.main(arguments(servers, tmp_path)) == 0
 
 
 def test_a_copy_of_wget_is_continued_where_it_lies(servers, tmp_path, release):

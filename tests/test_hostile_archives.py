@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -127,8 +129,30 @@ def test_bombs(tmp_path, monkeypatch):
     zeros = bytes(2**22)
     refused(write_tar(tmp_path / "b.tar.gz", {"qa/zeros.json": zeros * 4}), "more than 200 times its size")
     (tmp_path / "b.tar.gz").unlink()
-    many = write_tar(tmp_path / "m.tar.gz", {f"{i}.json": bytes(2**17) for i in range(200)})
+    small = {f"{i}.json": bytes(2**17) for i in range(200)}
+    many = write_tar(tmp_path / "m.tar.gz", small)
     refused(many, "more than 200 times its size")
+    many.unlink()
+    with zipfile.ZipFile(tmp_path / "m.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in small.items():
+            archive.writestr(name, content)
+    refused(tmp_path / "m.zip", "the archive unpacks to more than 200 times its size")
+
+
+def test_a_second_process_does_not_remove_what_the_first_unpacks(tmp_path, root):
+    archive, second = write_zip(tmp_path / "a.zip", GOOD), []
+
+    def meanwhile(done: int, total: int) -> None:
+        code = f"from data.archives import *; from pathlib import Path; safe_extract(Path({str(archive)!r}), Path({str(out)!r}))"
+        second.append(
+            subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+        )
+
+    out = tmp_path / "out"
+    assert safe_extract(archive, out, meanwhile)
+    assert all("DataError" in run.stderr and "is in use by process" in run.stderr for run in second) and second
+    assert contents(out) == GOOD and sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "out"]
+    assert {p.name for p in out.iterdir() if p.name.startswith(".")} == {STAMP}
 
 
 @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])

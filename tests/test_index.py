@@ -12,6 +12,7 @@ from configs.mimic_cxr_config import Config, DataConfig
 from data.index import SPLITS, build, build_index, ensure_index, open_index
 from data.label_space import REGIONS, TYPE_INDEX
 from data.release import open_release
+from tests.lock_holder import held_by_another
 from tests.small_release import contents, image_id, image_path, write_release
 from utils.errors import DataError
 
@@ -76,6 +77,17 @@ def test_any_number_of_workers_writes_the_same_index(data, tmp_path, monkeypatch
     one = contents(make(data, workers=1).path)
     shutil.rmtree(data.index_dir)
     assert contents(make(data, workers=2).path) == one
+
+
+def test_a_second_build_into_the_same_folder_is_refused(data):
+    with held_by_another(data.index_dir + ".partial") as number:
+        with pytest.raises(
+            DataError, match=rf"in use by process {number} .*or name another folder with --set data.index"
+        ):
+            make(data)
+        assert Path(data.index_dir + ".partial").exists(), "it is the other's"
+    assert make(data).path.exists()
+    assert not Path(data.index_dir + ".partial").exists()
 
 
 def test_an_interrupted_build_goes_on_and_ends_the_same(data, monkeypatch):

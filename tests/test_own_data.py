@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import re
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data import records
 from data.answer_text import TARGETS
 from data.label_space import CHEXPERT, REGIONS, Head
 from data.own_data import NEEDED, OPTIONAL, RULES, TYPE_OF_HEAD, drawn_split, read_own_data
@@ -294,6 +296,46 @@ def test_all_broken_images_are_named_at_once(tmp_path):
         write_record_index(tmp_path / "index", read_own_data(path), VOCABULARY, side=32)
     assert str(caught.value).count("films.csv, row") == 5
     assert not (tmp_path / "index").exists()
+
+
+def test_a_folder_that_holds_something_else_is_never_replaced(tmp_path):
+    read = read_own_data(write(tmp_path, f"{HEADER}\n{GOOD}"))
+    place = tmp_path / "home"
+    place.mkdir()
+    write_record_index(place, read, VOCABULARY, side=32)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "thesis.txt").write_text("years of work")
+    for place in (tmp_path / "own", tmp_path / "films.csv"):
+        with pytest.raises(DataError, match=r"exists and is no index; name another folder with --set data\.index_dir"):
+            write_record_index(place, read, VOCABULARY, side=32)
+    assert (tmp_path / "own" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(records, "write_table", full)
+    read = read_own_data(write(tmp_path, f"{HEADER}\n{GOOD}"))
+    with pytest.raises(DataError, match="cannot write to .*index .No space left on device.; free space"):
+        write_record_index(tmp_path / "index", read, VOCABULARY, side=32)
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_file_without_a_header_is_not_quoted(tmp_path):
+    text = "a.png,Has Mr Canary an effusion?,yes,p-canary\nb.png,Has he?,no,p-canary\n"
+    with pytest.raises(
+        DataError, match="the first row must name the columns, at least image, question, answer"
+    ) as caught:
+        read_own_data(write(tmp_path, text))
+    assert "canary" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("column", ["head", "type", "split"])
+def test_cells_that_slipped_are_not_quoted(tmp_path, column):
+    with pytest.raises(DataError, match=f"row 2: `{column}` has a sentence: ") as caught:
+        read_own_data(write(tmp_path, f"{HEADER},{column}\n{GOOD},Has Mr Canary an effusion?"))
+    assert "Canary" not in str(caught.value)
 
 
 # The index

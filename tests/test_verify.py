@@ -8,7 +8,7 @@ import pytest
 
 import setup_data
 from data.release import open_release
-from data.release.verify import verified_lines, verify
+from data.release.verify import used_files, verified_lines, verify, verify_used
 from data.synthetic import write_release
 
 
@@ -64,6 +64,27 @@ def test_everything_that_is_wrong_is_found(copy):
     assert found.unlisted_releases == [str(copy / "mimic-ext-cxr-qba")] and not found.is_whole
     text = "\n".join(verified_lines(found))
     assert all(name in text for name in (*paths[:3], relative)) and text.endswith("not whole")
+
+
+def test_what_lies_behind_links_is_looked_at_too(origin, tmp_path):
+    for name in ("mimic-cxr-jpg", "mimic-ext-cxr-qba"):
+        shutil.copytree(origin / name, tmp_path / "disk" / name)
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for path in (tmp_path / "disk" / name).iterdir():
+            (tmp_path / "own" / name / path.name).symlink_to(path)
+    images = tmp_path / "own" / "mimic-cxr-jpg" / "files"
+    images.unlink()
+    images.mkdir()
+    for group in (tmp_path / "disk" / "mimic-cxr-jpg" / "files").iterdir():
+        (images / group.name).symlink_to(group)
+    (images / "round").symlink_to(tmp_path / "own" / "mimic-cxr-jpg")
+    found, whole = found_in(tmp_path / "own"), found_in(origin)
+    assert found.is_whole and (found.checksums, found.images) == (whole.checksums, whole.images)
+    used = verify_used(opened(tmp_path / "own"), 1, lambda what, total: lambda n: None)
+    assert used.checksums == len(used_files(opened(tmp_path / "own"))) >= 5
+    with open(tmp_path / "disk" / "mimic-ext-cxr-qba" / "qa.zip", "ab") as file:
+        file.write(b"x")
+    assert verify_used(opened(tmp_path / "own"), 1, lambda what, total: lambda n: None).mismatched == ["qa.zip"]
 
 
 def test_images_that_the_view_filter_keeps_out_may_be_absent(copy):

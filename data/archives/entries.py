@@ -16,7 +16,7 @@ MAX_ENTRIES = 4_000_000
 """The largest archive of a release has about 0.6 million files and folders."""
 MAX_RATIO = 200
 RATIO_FREE_BYTES = 2**20
-"""What is smaller than this may have any compression ratio; what is larger at most `MAX_RATIO`."""
+"""What is smaller than this may have any compression ratio; what is larger at most `MAX_RATIO`, and so all together."""
 CHUNK = 2**20
 
 Progress = Callable[[int, int], None]
@@ -52,6 +52,7 @@ def checked_files(entries: Iterable[Entry], archive: Path, max_total_bytes: int)
 
     Entries are taken one by one: what is refused is not read on.
     """
+    most = max(RATIO_FREE_BYTES, MAX_RATIO * archive.stat().st_size)
     files: dict[PurePosixPath, Entry] = {}
     folded: set[str] = set()
     total = 0
@@ -67,6 +68,8 @@ def checked_files(entries: Iterable[Entry], archive: Path, max_total_bytes: int)
                 reason = "its name is there twice (upper and lower case count as equal)"
             elif total > max_total_bytes:
                 reason = f"the files before and with it take more than {max_total_bytes:,} bytes"
+            elif total > most:
+                reason = f"the archive unpacks to more than {MAX_RATIO} times its size"
             folded.add(key)
             files[path] = entry
         if reason:

@@ -12,6 +12,7 @@ from data.archives.tars import tar_contents, tar_entries
 from data.archives.zips import zip_contents, zip_entries
 from utils.errors import DataError
 from utils.privacy import open_private, private_directory
+from utils.run_lock import LOCK, run_lock
 
 STAMP = ".extracted.json"
 """File in an extracted folder that says which archive it is a complete copy of."""
@@ -100,23 +101,33 @@ def _extract_new(
 ) -> None:
     total = sum(entry.size for entry in files.values())
     partial = target.with_name(f".{target.name}.partial")  # fixed name: what a killed run left is found and removed
-    try:
-        private_directory(target.parent)
-        free = shutil.disk_usage(target.parent).free
-        if free < total:
-            raise DataError(f"{archive} needs {total:,} bytes in {target.parent}, which has {free:,} free: make room")
-        if partial.exists():
-            shutil.rmtree(partial)
-        private_directory(partial)
-        _write_all(files, archive, partial, progress, total)
-        with open_private(partial / STAMP, "w") as file:
-            file.write(json.dumps(stamp))
-        partial.rename(target)
-    except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"cannot extract {archive} to {target} ({reason}): check its permissions and space") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # after the rename there is nothing left to remove
+    with run_lock(partial, "unpack a copy in another folder", DataError):  # two at once would remove each other's files
+        try:
+            _clear(partial)
+            free = shutil.disk_usage(partial).free
+            if free < total:
+                raise DataError(
+                    f"{archive} needs {total:,} bytes in {target.parent}, which has {free:,} free: make room"
+                )
+            _write_all(files, archive, partial, progress, total)
+            with open_private(partial / STAMP, "w") as file:
+                file.write(json.dumps(stamp))
+            partial.rename(target)
+            (target / LOCK).unlink()
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(
+                f"cannot extract {archive} to {target} ({reason}): check its permissions and space"
+            ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # after the rename there is nothing left to remove
+
+
+def _clear(partial: Path) -> None:
+    """Remove what a killed run left."""
+    for path in partial.iterdir():
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _write_all(

@@ -37,6 +37,8 @@ def require_folders(data: DataConfig) -> None:
     for value, option in ((data.mimic_cxr_path, "--mimic_cxr_path"), (data.mimic_qa_path, "--mimic_qa_path")):
         if not value:
             raise DataError(f"{option}: name the folder that the release is downloaded into")
+    if Path(data.mimic_cxr_path).resolve() == Path(data.mimic_qa_path).resolve():
+        raise DataError("--mimic_cxr_path and --mimic_qa_path are the same folder: each release needs one of its own")
 
 
 def download(data: DataConfig, options: Options) -> Outcome:

@@ -42,8 +42,11 @@ def find_credentials(host: str) -> Credentials:
             f"no login for {host}: put 'machine {host} login NAME password PASSWORD' into {path} and 'chmod 600' it, "
             "or start this at a terminal to be asked"
         )
-    user = input(f"name at {host}: ").strip()
-    return Credentials(user, getpass.getpass(f"password of {user} at {host}: "))
+    try:
+        user = input(f"name at {host}: ").strip()
+        return Credentials(user, getpass.getpass(f"password of {user} at {host}: "))
+    except EOFError:
+        raise LoginError(f"no login for {host}: nothing was typed") from None
 
 
 def _from_netrc(path: Path, host: str) -> Credentials | None:
@@ -54,4 +57,6 @@ def _from_netrc(path: Path, host: str) -> Credentials | None:
     except netrc.NetrcParseError as error:
         # its message may quote the file, and so the password
         raise LoginError(f"{path} is no netrc file: line {error.lineno} cannot be read") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LoginError(f"{path} cannot be read ({type(error).__name__}): it must be yours, and UTF-8 text") from None
     return Credentials(entry[0], entry[2]) if entry else None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +11,14 @@ from configs.mimic_cxr_config import DataConfig
 from data.checksums import NAME
 from data.download.needed import export_of, home_of, needed_images, needed_of_jpg, needed_of_qba
 from data.download.release import Mirror, Outcome
+from data.download.space import require_space
 from data.download.transfer import Count, Site
 from data.published import VIEWS
 from data.release.locate import find_jpg, find_qba
 from data.release.reader import open_release
 from utils.errors import DataError
 from utils.privacy import warn_if_open
+from utils.run_lock import run_lock
 
 IMAGE_BYTES = 1_600_000
 """Mean of MIMIC-CXR-JPG: 570.3 GiB / 377,110 (https://physionet.org/content/mimic-cxr-jpg/2.1.0/)"""
@@ -75,12 +76,19 @@ def fetch(
     """Download what is missing into the two folders of the settings.
 
     Raises:
-        LoginError: no access. DataError: no space, or a list or table that cannot be used.
+        LoginError: no access. DataError: no space, a list or table that cannot be used, or another download is at work.
     """
     jpg = Mirror(jpg_site, jpg_root(data.mimic_cxr_path), connections, accepted)
     qba = Mirror(qba_site, qba_root(data.mimic_qa_path), connections, accepted)
     for mirror in (jpg, qba):
         warn_if_open(mirror.folder)
+    with ExitStack() as locks:
+        for mirror in (jpg, qba):
+            locks.enter_context(run_lock(mirror.folder, "name another folder", DataError))
+        return _fetch(data, jpg, qba, progress)
+
+
+def _fetch(data: DataConfig, jpg: Mirror, qba: Mirror, progress: Progress) -> Outcome:
     total = Outcome()
     for mirror, what, choose in (
         (jpg, "tables of MIMIC-CXR-JPG", needed_of_jpg),
@@ -106,21 +114,6 @@ def _get(
 ) -> None:
     with progress(what, len(paths)) as count:
         total.add(mirror.get(paths, listing, count))
-
-
-def require_space(folder: Path, needed: int) -> None:
-    """DataError where the disk of `folder` has less."""
-    free = shutil.disk_usage(existing_part(folder)).free
-    if free < needed:
-        raise DataError(
-            f"about {needed / 1e9:,.1f} GB are needed in {folder}, {free / 1e9:,.1f} GB are free: name a folder on a larger "
-            "disk, or choose fewer questions (data.quality_grade)"
-        )
-
-
-def existing_part(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def jpg_root(folder: str) -> Path:

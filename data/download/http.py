@@ -12,19 +12,30 @@ import requests
 AGENT = "Wget/1.24 (compatible; ssg-vqa setup_data.py)"
 """PhysioNet takes a login over HTTP only from programs whose name begins with Wget or libwfdb."""
 LOCAL = {"localhost", "127.0.0.1", "::1"}
+NUMBER = "[0-9]{1,18}"
 
 
 class Retry(Exception):
-    """This attempt failed; `wait`: seconds that the server asks for."""
+    """This attempt failed.
 
-    def __init__(self, why: str, wait: float | None = None):
+    Args:
+        wait: seconds that the server asks for.
+        progressed: some bytes came, so that it counts as the first failure.
+    """
+
+    def __init__(self, why: str, wait: float | None = None, progressed: bool = False):
         super().__init__(why)
-        self.wait = wait
+        self.wait, self.progressed = wait, progressed
 
 
 def is_safe(url: str) -> bool:
-    """https, or this machine."""
-    parts = urlsplit(url)
+    """https, or this machine; and no name before the host, which libraries do not all find in the same place."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    if not parts.hostname or {"@", "\\"} & set(parts.netloc):
+        return False
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)
 
 
@@ -44,10 +55,21 @@ def no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 def range_of(response: requests.Response) -> tuple[int, int, int]:
     """First byte, last byte and size of a partial answer."""
-    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
+    match = re.fullmatch(rf"bytes ({NUMBER})-({NUMBER})/({NUMBER})", response.headers.get("Content-Range", ""))
     if not match:
         raise Retry("a partial answer that does not say which part")
     return tuple(int(number) for number in match.groups())
+
+
+def length_of(response: requests.Response) -> int | None:
+    """Content-Length; None where the server does not say."""
+    length = response.headers.get("Content-Length", "").strip()
+    return int(length) if re.fullmatch(NUMBER, length) else None
+
+
+def require_plain(response: requests.Response) -> None:
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise Retry("the server compresses what must come as it is")
 
 
 def version_of(response: requests.Response) -> str:
@@ -59,11 +81,11 @@ def version_of(response: requests.Response) -> str:
 def wanted_wait(response: requests.Response) -> float | None:
     """Seconds of Retry-After, which may be a date."""
     wanted = response.headers.get("Retry-After", "").strip()
-    if wanted.isdigit():
+    if re.fullmatch(NUMBER, wanted):
         return float(wanted)
     try:
         return max(0.1, email.utils.parsedate_to_datetime(wanted).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

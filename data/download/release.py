@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from data.checksums import NAME, read_listing, sha256_of
@@ -14,7 +15,7 @@ from data.download import transfer
 from data.download.transfer import Count, Site
 from utils.errors import DataError, UserError
 from utils.privacy import open_private, private_directory
-from utils.utils import get_logger
+from utils.utils import get_logger, writing_to
 
 LEDGER = ".downloaded.jsonl"
 """In the folder: size, time and checksum of each file that passed, so that a second call reads none of them"""
@@ -22,6 +23,8 @@ QUARANTINE = "quarantine"
 """In the folder: files that failed their checksum, under their own paths"""
 SMALL = ".jpg"
 """Files with this ending come as one request each, many at a time; others in pieces"""
+
+ADVICE = "free space, or mend its permissions; the same command goes on where it stopped"
 
 log = get_logger(__name__)
 
@@ -65,30 +68,25 @@ class Mirror:
         """The release's list of files, downloaded at the first call."""
         path = self.folder / NAME
         if not path.is_file():
-            self._transfer(NAME, lambda count: None)
-            transfer.finish(path)
+            with writing_to(self.folder, ADVICE):
+                self._transfer(NAME, lambda count: None)
+                transfer.finish(path)
         return read_listing(path)
 
     def get(self, paths: Iterable[str], listing: Mapping[str, str], count: Count) -> Outcome:
         """Download what is not there yet. One file that fails does not keep the others from coming.
 
         Raises:
-            LoginError: nothing more can come. OSError: the folder cannot be written to.
+            LoginError: nothing more can come. DataError: the folder cannot be written to.
         """
         outcome = Outcome()
         small, large = [], []
         for path in paths:
             (small if path.endswith(SMALL) else large).append(path)
-        for path in large:
-            self._one(path, listing[path], outcome, count)
-        with ThreadPoolExecutor(self.connections) as pool:
-            tasks = [pool.submit(self._one, path, listing[path], outcome, count) for path in small]
-            try:
-                for task in tasks:
-                    task.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        with writing_to(self.folder, ADVICE):
+            for path in large:
+                self._one(path, listing[path], outcome, count)
+            self._in_parallel([partial(self._one, path, listing[path], outcome, count) for path in small])
         return outcome
 
     def _one(self, path: str, sha256: str, outcome: Outcome, count: Count) -> None:
@@ -118,7 +116,7 @@ class Mirror:
         if not target.is_file():
             return False
         known = self._passed.get(path)
-        if known and known["state"] == _state(target) and known["sha256"] in right:
+        if known and known.get("state") == _state(target) and known.get("sha256") in right:
             return True
         found = sha256_of(target)
         if found in right:
@@ -136,13 +134,15 @@ class Mirror:
             return transfer.download_whole(self.site, path, target, count)
         return transfer.download(self.site, path, target, self._in_parallel, count)
 
-    def _in_parallel(self, pieces: list[Callable[[], None]]) -> None:
+    def _in_parallel(self, tasks: list[Callable[[], None]]) -> None:
         with ThreadPoolExecutor(self.connections) as pool:
-            tasks = [pool.submit(piece) for piece in pieces]
+            running = [pool.submit(task) for task in tasks]
             try:
-                for task in tasks:
+                for task in as_completed(running):
                     task.result()
-            except BaseException:
+            except BaseException as error:
+                if not isinstance(error, Exception):  # ctrl-C: nobody waits for what waits
+                    self.site.stop()
                 pool.shutdown(cancel_futures=True)
                 raise
 
@@ -163,7 +163,7 @@ def _read_ledger(path: Path) -> dict[str, dict]:
     """path -> entry; the last line of a process that was killed may be cut off."""
     found = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -11,9 +11,8 @@ import json
 import os
 import random
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -24,14 +23,17 @@ from data.download.credentials import Credentials, LoginError
 from data.download.http import (
     Retry,
     is_safe,
+    length_of,
     new_session,
     no_login,
     plain,
     range_of,
+    require_plain,
     version_of,
     wanted_wait,
     without_query,
 )
+from data.download.space import require_space
 from utils.errors import DataError
 from utils.privacy import open_private, private_directory
 from utils.utils import get_logger, write_atomic
@@ -39,6 +41,8 @@ from utils.utils import get_logger, write_atomic
 PIECE = 16 * 2**20
 """Bytes of a request: what a kill loses of each connection at most"""
 BLOCK = 2**18
+LARGEST_WHOLE = 2**28
+"""Bytes of a file that comes into memory: no reader would open a larger film"""
 ATTEMPTS = 8
 """In a row without a byte of progress"""
 LONGEST_WAIT = 300.0
@@ -49,7 +53,7 @@ REDIRECTS = 5
 AGAIN = {408, 425, 429, 500, 502, 503, 504}
 """Statuses that may be others later"""
 
-Sleep = Callable[[float], None]
+Sleep = Callable[[float], object]
 Count = Callable[[int], None]
 """Is told of bytes that arrived"""
 
@@ -60,6 +64,10 @@ class _Changed(Exception):
     """The file on the server is not the one that was begun."""
 
 
+class _Stopped(Exception):
+    """`Site.stop` was called."""
+
+
 @dataclass
 class Part:
     """What is known of a file that is being downloaded."""
@@ -68,14 +76,25 @@ class Part:
     """bytes; -1: the server does not say, and the file comes in one piece"""
     version: str
     """ETag or Last-Modified"""
+    in_pieces: bool = True
+    """whether the server gives parts of it; else each would cost all that stands before it"""
     done: set[int] = field(default_factory=set)
     """beginnings of the pieces that are there"""
 
-    def missing(self) -> list[int]:
-        return [start for start in range(0, max(self.size, 1), PIECE) if start not in self.done]
+    @property
+    def _step(self) -> int:
+        return PIECE if self.in_pieces else max(self.size, 1)
 
-    def end(self, start: int) -> int:
-        return min(start + PIECE, self.size)
+    def missing(self) -> list[int]:
+        return [start for start in range(0, max(self.size, 1), self._step) if start not in self.done]
+
+    def end(self, place: int) -> int:
+        """Of the piece that holds the byte at `place`."""
+        return min(place - place % self._step + self._step, self.size)
+
+    def left(self) -> int:
+        """Bytes that are not there yet."""
+        return max(self.size, 0) - sum(self.end(start) - start for start in self.done)
 
 
 class Site:
@@ -84,20 +103,28 @@ class Site:
     Args:
         base: for example https://physionet.org/files/mimic-cxr-jpg/2.1.0/. Plain http only on this machine.
         credentials: sent to this host alone, over this scheme alone.
-        sleep: how to wait between attempts.
+        sleep: how to wait between attempts; None: until `stop` at most.
     """
 
     def __init__(
-        self, base: str, credentials: Credentials | None = None, connections: int = 8, sleep: Sleep = time.sleep
+        self, base: str, credentials: Credentials | None = None, connections: int = 8, sleep: Sleep | None = None
     ):
-        self.base, self._sleep = base.rstrip("/") + "/", sleep
-        self.host = urlsplit(base).hostname or ""
+        self._stopped = threading.Event()
+        self.base, self._sleep = base.rstrip("/") + "/", sleep or self._stopped.wait
+        if "@" in base:
+            raise DataError("an address with a name or password in it: leave these out, the login comes from ~/.netrc")
         if not is_safe(base):
             raise DataError(f"{base}: only https addresses are downloaded from, a login must not travel in the open")
+        self.host = urlsplit(base).hostname
         self._own = new_session(connections)
-        self._own.auth = (credentials.user, credentials.password) if credentials else no_login
+        # bytes: of text `requests` sends Latin-1, or fails
+        self._own.auth = (credentials.user.encode(), credentials.password.encode()) if credentials else no_login
         self._foreign = new_session(connections)
         self._foreign.auth = no_login
+
+    def stop(self) -> None:
+        """All that wait or read in other threads give up at once."""
+        self._stopped.set()
 
     def address(self, path: str) -> str:
         return urljoin(self.base, quote(path))
@@ -127,33 +154,38 @@ class Site:
             except (requests.RequestException, OSError) as error:
                 if not isinstance(error, requests.RequestException):
                     raise
-                raise Retry(type(error).__name__, 0.0 if place > before else None) from error
+                raise Retry(type(error).__name__, progressed=place > before) from error
             if part.size >= 0 and place < part.end(start):
-                raise Retry("the connection ended early", 0.0 if place > before else None)
+                raise Retry("the connection ended early", progressed=place > before)
 
         self._repeated(path, attempt)
 
     def whole(self, path: str) -> bytes:
-        """A file of a few megabytes. Errors as `fetch`."""
+        """A file of a few megabytes. Errors as `fetch`; DataError for more than `LARGEST_WHOLE`."""
 
         def attempt() -> bytes:
+            content = bytearray()
             with self._get(path, {}) as response:
-                length = response.headers.get("Content-Length", "")
-                content = response.content
-            if length.isdigit() and len(content) != int(length):
+                require_plain(response)
+                length = length_of(response)
+                for block in response.iter_content(BLOCK):
+                    content += block
+                    if len(content) > LARGEST_WHOLE:
+                        raise DataError(f"{self.address(path)} has more than {LARGEST_WHOLE:,} bytes: refused")
+            if length is not None and len(content) != length:
                 raise Retry("the connection ended early")
-            return content
+            return bytes(content)
 
         return self._repeated(path, attempt)
 
     def _repeated(self, path: str, attempt: Callable):
         failures = 0
-        while True:
+        while not self._stopped.is_set():
             try:
                 return attempt()
             except (Retry, requests.RequestException) as error:
                 wait = getattr(error, "wait", None)
-                failures = 0 if wait == 0 else failures + 1
+                failures = 0 if getattr(error, "progressed", False) else failures + 1
                 if failures >= ATTEMPTS:
                     raise DataError(
                         f"{self.address(path)}: {ATTEMPTS} attempts failed, the last: {plain(error)}; "
@@ -161,23 +193,24 @@ class Site:
                     ) from None
                 backoff = min(2.0**failures, 60.0) * random.uniform(0.5, 1.0)
                 self._sleep(min(max(wait or 0.0, backoff if failures else 0.1), LONGEST_WAIT))
+        raise _Stopped
 
     def _look(self, path: str) -> Part:
         with self._get(path, {"Range": "bytes=0-0"}) as response:
-            length = response.headers.get("Content-Length", "")
+            length = length_of(response)
             if response.status_code == 206:
                 size = range_of(response)[2]
             elif response.status_code == 416:  # of an empty file there is no first byte
                 size = 0
             else:
-                size = int(length) if length.isdigit() else -1
-            return Part(size, version_of(response))
+                size = -1 if length is None else length
+            return Part(size, version_of(response), in_pieces=response.status_code != 200)
 
     def _blocks(self, path: str, part: Part, place: int):
         """Bytes of the piece from `place` on, never more than it has."""
         if part.size == 0:
             return
-        end = part.end(place - place % PIECE) if part.size >= 0 else None
+        end = part.end(place) if part.size >= 0 else None
         headers = {"Range": f"bytes={place}-{end - 1}"} if end is not None else {}
         if part.version and headers:
             headers["If-Match" if part.version.startswith('"') else "If-Unmodified-Since"] = part.version
@@ -185,6 +218,8 @@ class Site:
             skip = self._check(response, part, place, end)
             left = None if end is None else end - place
             for block in response.iter_content(BLOCK):
+                if self._stopped.is_set():
+                    raise _Stopped
                 block, skip = block[skip:], max(0, skip - len(block))
                 block = block if left is None else block[:left]
                 if block:
@@ -197,8 +232,7 @@ class Site:
         """Bytes to skip at the beginning of the answer: it may be the whole file."""
         if response.status_code in (412, 416) or (part.version and version_of(response) not in ("", part.version)):
             raise _Changed
-        if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise Retry("the server compresses what must come as it is")
+        require_plain(response)
         if response.status_code == 206:
             first, _, size = range_of(response)
             if size != part.size:
@@ -206,8 +240,7 @@ class Site:
             if first != place:
                 raise Retry(f"asked for byte {place:,}, the server sent from {first:,}")
             return 0
-        length = response.headers.get("Content-Length", "")
-        if part.size >= 0 and length.isdigit() and int(length) != part.size:
+        if part.size >= 0 and length_of(response) not in (None, part.size):
             raise _Changed
         return place
 
@@ -217,7 +250,12 @@ class Site:
         for _ in range(REDIRECTS + 1):
             at_home = urlsplit(url)[:2] == urlsplit(self.base)[:2]
             session = self._own if at_home else self._foreign
-            response = session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUT)
+            try:
+                response = session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=TIMEOUT)
+            except requests.RequestException:
+                raise
+            except ValueError:  # `requests` reads where a redirect leads, too
+                raise DataError(f"{self.address(path)} leads to what is no address: refused") from None
             if not response.is_redirect:
                 break
             response.close()
@@ -287,14 +325,17 @@ def download_whole(site: Site, path: str, target: Path, count: Count) -> str:
 def _begun(site: Site, path: str, target: Path) -> Part:
     fresh = site.begin(path)
     known = _remembered(target)
-    if known and fresh.size >= 0 and (known.size, known.version) == (fresh.size, fresh.version):
-        return known
+    same = known and fresh.size >= 0 and replace(known, done=set()) == fresh
+    part = known if same else fresh
+    require_space(target.parent, part.left())
+    if same:
+        return part
     discard(target)
     private_directory(target.parent)
     with open_private(_partial(target), "wb") as file:
         file.truncate(max(fresh.size, 0))
-    _remember(target, fresh)
-    return fresh
+    _remember(target, part)
+    return part
 
 
 def finish(target: Path) -> None:
@@ -327,7 +368,8 @@ def _memory(target: Path) -> Path:
 
 
 def _remember(target: Path, part: Part) -> None:
-    state = {"size": part.size, "version": part.version, "piece": PIECE, "done": sorted(part.done)}
+    state = {"size": part.size, "version": part.version, "in_pieces": part.in_pieces, "done": sorted(part.done)}
+    state["piece"] = PIECE
     write_atomic(_memory(target), json.dumps(state))
 
 
@@ -336,7 +378,8 @@ def _remembered(target: Path) -> Part | None:
         state = json.loads(_memory(target).read_text(encoding="utf-8"))
         if state["piece"] != PIECE or _partial(target).stat().st_size != state["size"]:
             return None
-        return Part(int(state["size"]), str(state["version"]), {int(start) for start in state["done"]})
+        done = {int(start) for start in state["done"]}
+        return Part(int(state["size"]), str(state["version"]), bool(state.get("in_pieces", True)), done)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

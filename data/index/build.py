@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,13 +24,13 @@ from data.index.origin import CACHE, keep_fingerprint, known_fingerprint
 from data.index.part import ImageJob, PartForm, StudyJob, build_part
 from data.index.quarantine import bad_samples, check_share, is_finished, read_problems, stop_at_first
 from data.index.reuse import Earlier, find_earlier, input_key
-from data.index.store import FORMAT, META, PROBLEMS, SOURCES, SPLITS, Index, open_index
+from data.index.store import FORMAT, META, PROBLEMS, SOURCES, SPLITS, Index, open_index, require_free
 from data.label_space import CHEXPERT
 from data.release import Release, find_release, wanted_views
 from data.vocabulary import Vocabulary
 from utils.errors import ConfigError, DataError
 from utils.privacy import private_directory, warn_if_open
-from utils.run_lock import build_lock
+from utils.run_lock import LOCK, run_lock
 from utils.utils import atomic_directory, clean_leftovers, get_logger, write_json, writing_to
 from utils.workers import leave_with_parent
 
@@ -119,10 +119,12 @@ def build_index(
         DataError: more than `data.max_bad_fraction` of the images or studies cannot be read, or, where
             `data.on_bad_sample` is `error`, one: always the first in the order of the index. Or another process builds it.
     """
+    if not release.studies():
+        raise DataError(f"no study with questions found in {data.mimic_qa_path}")
     advice = "free space (finished parts are kept), or name another folder with --set data.index_dir=..."
     with writing_to(path, advice):
-        if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise DataError(f"{path} exists and is no index; name another folder with --set data.index_dir=...")
+        if not replace:
+            require_free(path)
         with build_lock(path):
             _build(release, data, path, workers or os.cpu_count() or 1)
     return open_index(path)
@@ -155,8 +157,6 @@ def _make_parts(
     release: Release, data: DataConfig, path: Path, identity: dict, vocabulary: Vocabulary, workers: int
 ) -> _Made:
     jobs = plan_studies(release, data.view_filter)
-    if not jobs:
-        raise DataError(f"no study with questions found in {data.mimic_qa_path}")
     parts = [jobs[i : i + STUDIES_PER_PART] for i in range(0, len(jobs), STUDIES_PER_PART)]
     work = work_folder(path)
     _open_work_folder(work, identity)
@@ -215,19 +215,28 @@ def work_folder(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+@contextmanager
+def build_lock(path: Path) -> Iterator[None]:
+    """Only one process at a time builds the index `path`: two would remove each other's parts. DataError names the other."""
+    advice = "name another folder with --set data.index_dir=..."
+    with run_lock(private_directory(work_folder(path)), advice, DataError):
+        yield
+
+
 def remove_work_folder(work: Path) -> None:
     (work / PLAN).unlink(missing_ok=True)  # first: what is half removed is no folder of finished parts
     shutil.rmtree(work)
 
 
 def _open_work_folder(work: Path, identity: dict) -> None:
-    """Make or reuse the folder of finished parts; parts of another release or of other settings are thrown away."""
+    """Reuse the locked folder of finished parts; parts of another release or of other settings are thrown away."""
     plan = work / PLAN
     if plan.exists() and json.loads(plan.read_text()) == identity:
         return
-    if work.exists():
-        remove_work_folder(work)
-    private_directory(work)
+    plan.unlink(missing_ok=True)  # first, as above
+    for left in work.iterdir():
+        if left.name != LOCK:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     write_json(plan, identity)
 
 

@@ -266,6 +266,12 @@ def write_table(path: Path, columns: dict[str, np.ndarray | list[str]]) -> None:
         writer.write_table(table)
 
 
+def require_free(path: Path) -> None:
+    """DataError where a new index would take the place of something else."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path} exists and is no index; name another folder with --set data.index_dir=...")
+
+
 def open_index(path: Path | str) -> Index:
     """Open an index.
 

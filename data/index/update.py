@@ -8,6 +8,7 @@ from pathlib import Path
 from configs.mimic_cxr_config import Config, DataConfig
 from data.index.build import (
     build_index,
+    build_lock,
     configured_release,
     ensure_index,
     index_path,
@@ -20,7 +21,6 @@ from data.index.reuse import Earlier, changed_studies, open_earlier
 from data.index.store import META, Index, open_index
 from data.release import Release
 from utils.errors import DataError
-from utils.run_lock import build_lock
 from utils.utils import clean_leftovers, get_logger
 
 log = get_logger(__name__)
@@ -46,13 +46,11 @@ def prepare_index(config: Config, workers: int | None = None) -> Index:
 
 def clear(path: Path) -> None:
     """Remove what a build leaves that was killed after its index was whole."""
-    with (
-        suppress(OSError, DataError),
-        build_lock(path),
-    ):  # a disk that may only be read; another process that is at work
-        clean_leftovers(path.parent, path.name)
+    with suppress(OSError, DataError):  # a disk that may only be read; another process that is at work
         if work_folder(path).exists():
-            remove_work_folder(work_folder(path))
+            with build_lock(path):
+                remove_work_folder(work_folder(path))
+        clean_leftovers(path.parent, path.name)
 
 
 def outdated(release: Release, identity: dict, data: DataConfig) -> int:

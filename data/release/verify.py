@@ -77,7 +77,7 @@ def used_files(release: Release) -> list[Path]:
     """The tables and archives of both releases that are read."""
     qba = release.qba
     own = [path for path in (qba.info, qba.qa_zip, qba.scene_zip) if path]
-    return sorted({path.resolve() for path in (*release.jpg.tables.values(), *own)})
+    return sorted({*release.jpg.tables.values(), *own})  # links as they are: a list has the names
 
 
 def roots_of(release: Release) -> list[Path]:
@@ -117,12 +117,22 @@ def _checksums(root: Path, files: list[Path], found: Verified, workers: int, pro
 
 
 def files_of(root: Path) -> Iterator[Path]:
-    """All files of a release, without what a download sets aside or has not finished."""
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in IGNORED_FOLDERS)
+    """All files of a release, also behind links, without what a download sets aside or has not finished."""
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and name not in IGNORED_FOLDERS and not _leads_back(folder, name)
+        )
         for name in sorted(names):
             if not name.startswith(".") and name not in IGNORED_FILES and not name.endswith((".part", ".part.json")):
                 yield Path(folder, name)
+
+
+def _leads_back(folder: str, name: str) -> bool:
+    """Is it a link to a folder that it lies in?"""
+    path = os.path.join(folder, name)
+    return os.path.islink(path) and Path(folder).resolve().is_relative_to(Path(path).resolve())
 
 
 def _compare_images(release: Release, view_filter: str, found: Verified) -> None:

@@ -87,23 +87,6 @@ def test_killed_ten_times_it_ends_the_same(tmp_path, workers, grown):
     assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".") or p.name.endswith(".partial")]
 
 
-def test_of_two_builds_of_one_index_the_second_names_the_first(tmp_path):
-    data = write_release(tmp_path, STUDIES)
-    settings = write_settings(tmp_path / "settings.yaml", data)
-    lock = tmp_path / f".{Path(data.index_dir).name}.lock"
-    first = start(tmp_path, settings, 1)
-    while not (lock.exists() and lock.read_text()):
-        assert first.poll() is None
-        time.sleep(0.01)
-    os.kill(first.pid, signal.SIGSTOP)
-    assert start(tmp_path, settings, 1).wait(60) != 0
-    said = (tmp_path / "said").read_text()
-    assert f"is in use by process {first.pid} on" in said and "choose another data.index_dir" in said
-    os.kill(first.pid, signal.SIGCONT)
-    assert first.wait(60) == 0 and not lock.exists()
-    assert start(tmp_path, settings, 1).wait(60) == 0
-
-
 def write_settings(path: Path, data: DataConfig) -> Path:
     path.write_text(to_yaml(Config(data=data)))
     return path
