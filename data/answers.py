@@ -56,7 +56,7 @@ def parse_question(raw: Any, counts: Counter | None = None) -> Question | Droppe
     """Target of one entry of `questions` in a qa.json. Takes any JSON value and never raises.
 
     Names and values without a row in our tables are counted in `counts` under (kind, value), where kind is one of
-    region, entity, severity, positiveness, laterality, question_type, answer_type, rating.
+    region, entity, severity, positiveness, laterality, question_type, answer_type, main_answers, rating.
     """
     question = mapping(raw)
     question_id = question.get("question_id") if isinstance(question.get("question_id"), str) else ""
@@ -69,6 +69,8 @@ def parse_question(raw: Any, counts: Counter | None = None) -> Question | Droppe
     if kind.head is None or not text:
         return Dropped(question_id, kind.name, "empty_question_text" if kind.head else "unsupported_type")
     main = _main_answers(question.get("answers"), counts)
+    if len(main) > 1:
+        note(counts, "main_answers", "several")
     target = _target(kind, main, counts) if main else "no_main_answer"
     if isinstance(target, str):
         return Dropped(question_id, kind.name, target)

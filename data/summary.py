@@ -1,4 +1,4 @@
-"""What an index holds, in words and numbers, and whether training can start on it."""
+"""What an index holds, in words and numbers."""
 
 from __future__ import annotations
 
@@ -48,20 +48,6 @@ def summarise(index: Index, data: DataConfig) -> dict:
         "unmapped": index.meta["unmapped"],
         "problems": index.meta["problems"],
     }
-
-
-def obstacles(index: Index, data: DataConfig) -> list[str]:
-    """Why training cannot start, one line each; empty when it can."""
-    found = []
-    used = QuestionFilter(index, data).passes(slice(None))
-    split_of_question = index.studies["split"][index.questions["study"]]
-    for i, name in enumerate(SPLITS[:2]):
-        if index.counts(name).get("target", 0) == 0:
-            why = "early stopping and model choice need one" if name == "validate" else "there is nothing to learn from"
-            found.append(f"no {name} questions with a target: {why}; check the split table and the image files")
-        elif not (used & (split_of_question == i)).any():
-            found.append(f"no {name} question passes data.quality_grade {data.quality_grade!r} and data.question_types")
-    return found
 
 
 def report_lines(summary: dict) -> list[str]:

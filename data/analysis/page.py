@@ -12,7 +12,15 @@ from utils.privacy import LINEAGE_NOTICE
 
 
 def render_page(report: dict, samples: str = "") -> str:
-    """The page. `samples`: a section made by `data.analysis.samples`, for a page that stays on this machine."""
+    """The page; of a release that no index was built from the verdict alone.
+
+    `samples`: a section made by `data.analysis.samples`, for a page that stays on this machine.
+    """
+    if "index" not in report:
+        verdict = ("Can training start?", _verdict(report))
+        return page(
+            "A release that cannot be trained on", "Analysis of a data set, before its index is built", "", [verdict]
+        )
     index, sizes = report["index"], report["index"]["splits"]
     questions = sum(split["questions"] for split in sizes.values())
     studies = sum(split["studies"] for split in sizes.values())
