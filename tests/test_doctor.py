@@ -125,6 +125,8 @@ QUESTIONS = {
     "question_type_name": asked("Z99_unheard_of", main_answer()),
     "answer_of_several_parts": asked("D02_has_finding", main_answer(text="Yes."), main_answer(text="Yes, two.")),
     "answer_type_unknown": asked("D02_has_finding", main_answer(text="Yes."), main_answer(answer_type="gossip")),
+    "grade_missing": asked("D02_has_finding", main_answer(text="Yes."), question_quality=None),
+    "question_type_without_prefix": asked("has_finding", main_answer(text="Yes.")),
     "grade_unknown": asked("D02_has_finding", main_answer(text="Yes."), question_quality={"rating": "9_Z"}),
 }
 

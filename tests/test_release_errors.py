@@ -204,8 +204,8 @@ def test_check_names_what_stands_in_the_way(jpg, qba):
         "error: no study of the validate split has questions",
         "error: no study of the train split has questions",
         "error: no image of a study with questions passes data.view_filter frontal_only",
-        "warning: 1 of 4 studies with questions have no image in the tables",
-        "warning: 2 split rows without metadata",
+        "warning: 1 of 4 studies with questions have no image of their patient in the tables",
+        "warning: 2 rows are of images that the metadata table does not have",
     ):
         assert message in found
     assert all(p.mend and p.where for p in check(open_release(jpg, qba)))

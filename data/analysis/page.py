@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from data.label_space import GRADES
+from data.raw import FORMS
 from data.summary import SYNTHETIC_NOTICE
 from utils.charts import GOOD, Bar, bars, count_bars, histogram
 from utils.page import banner, fold, html_table, note, page
@@ -214,9 +215,8 @@ def _coverage(report: dict) -> str:
     ]
     for kind, names in found["unmapped"].items():
         body = html_table(["name or value", "n"], [[name, _number(n)] for name, n in list(names.items())[:200]])
-        tables.append(
-            fold(f"Without a row in our tables: {kind}, {len(names):,} names, {sum(names.values()):,} times", body)
-        )
+        what = "Of an odd form" if kind in FORMS else "Without a row in our tables"
+        tables.append(fold(f"{what}: {kind}, {len(names):,} names, {sum(names.values()):,} times", body))
     return "".join(tables)
 
 

@@ -144,9 +144,8 @@ def _bases(index: Index) -> dict[str, int]:
     values = index.meta["unmapped"]
     return {
         "questions": sum(sum(index.counts(split).values()) for split in index.meta["counts"]),
-        "images": len(index.images["study"])
-        + sum(index.meta["problems"].get(k, 0) for k in ("image_missing", "image_unreadable")),
-        "studies": len(index.studies["split"]) + index.meta["problems"].get("unreadable_questions", 0),
+        "images": index.planned["image"],
+        "studies": index.planned["study"],
         "boxes": len(index.boxes["region"]) + sum(values.get("box", {}).values()),
         "statements": len(index.findings["entity"]) + sum(values.get("observation", {}).values()),
     }

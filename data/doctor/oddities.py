@@ -123,7 +123,13 @@ VALUES: dict[str, Oddity] = {
         "the region's own name counts",
         0.05,
     ),
-    "question_type": Oddity("question_type_name", "questions have a type name that no table knows", _NEW_RELEASE, 0.01),
+    "question_type": Oddity("question_type_name", "questions have a type name that no table knows", _NEW_RELEASE),
+    "question_type_short": Oddity(
+        "question_type_without_prefix",
+        "questions have a type name without its prefix (`has_finding`)",
+        "they count as of the type with this name",
+        expected=True,
+    ),
     "answer_type": Oddity(
         "answer_type_unknown", "answers are of a kind that is not documented", "they are ignored", 0.05
     ),
@@ -137,6 +143,9 @@ VALUES: dict[str, Oddity] = {
         "questions have several main answers",
         "all parts together make the target",
         expected=True,
+    ),
+    "rating_missing": Oddity(
+        "grade_missing", "questions have no grade", "they count as unrated, which data.quality_grade leaves out"
     ),
     "rating": Oddity(
         "grade_unknown",

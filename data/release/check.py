@@ -156,6 +156,10 @@ def _files(
     severity = "error" if len(missing) > max(UNFINISHED, max_bad_fraction) * len(looked_at) else "warning"
     what = f"{len(missing):,} of {len(looked_at):,} images looked for have no file"
     where, mend = str((release.jpg.root / missing[0]).parents[2]), "finish the download of the images"
+    if len(missing) == len(looked_at):
+        mend += (
+            f"; they are looked for as {release.jpg.image_prefix}p10/p<patient>/s<study>/<image>.jpg beside the tables"
+        )
     example = hashed_id(os.path.basename(missing[0]).removesuffix(".jpg"), salt)
     return [Problem("image_files_missing", severity, what, where, mend, len(missing), example)]
 
