@@ -7,7 +7,7 @@ The arrays hold statements over the 26 canonical regions as sets (bit masks). Tu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -216,10 +216,14 @@ def _localizations(regions: Any, observations: list[dict]) -> list[tuple[str, di
     return sources
 
 
-def count_unknown_images(raw: Any, known: Container[str], counts: Counter | None) -> None:
+def count_unknown_images(raw: Any, known: set[str], counts: Counter | None) -> None:
     """Count the lists of boxes of a scene_graph.json that are of no image in `known`, the ids of all images of its study."""
     graph = mapping(raw)
-    for _, localization in _localizations(graph.get("regions"), _observations(graph)):
+    regions, observations = graph.get("regions"), _observations(graph)
+    parts = [*mapping(regions).values(), *observations]
+    if all(mapping(mapping(part).get("localization")).keys() <= known for part in parts):
+        return  # nearly always, and ten times as fast as what follows
+    for _, localization in _localizations(regions, observations):
         for image_id, block in localization.items():
             if image_id not in known and mapping(block).get("bboxes"):
                 note(counts, "box", "unknown_image")

@@ -383,6 +383,7 @@ graphs = maybe(
 def test_any_json_gives_clean_arrays(raw, width, height):
     counts = Counter()
     graph = parse_scene_graph(raw, "image", width, height, ENTITIES, counts)
+    count_unknown_images(raw, {"image"}, counts)
     assert all(isinstance(kind, str) and isinstance(value, str) for kind, value in counts)
     assert len(graph.boxes) == len(graph.box_regions)
     assert (np.diff(graph.box_regions.astype(int)) > 0).all() and (graph.box_regions < len(REGIONS)).all()
