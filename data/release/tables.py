@@ -72,7 +72,6 @@ def read_table(path: Path, required: list[str], optional: tuple[str, ...] = ()) 
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"{path} cannot be read ({reason}): download it again") from error
     frame.columns = [name.strip() for name in frame.columns]
-    frame = frame.fillna("")  # rows that end early
     if missing := [name for name in required if name not in frame.columns]:
         raise DataError(f"{path} has no column {', '.join(missing)}: download it again")
     if frame.empty:
