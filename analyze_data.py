@@ -7,6 +7,7 @@ python analyze_data.py --check --allow image_size_differs
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from utils import cli
@@ -59,6 +60,7 @@ def main(argv: list[str]) -> int:
 
 
 def examine(args: argparse.Namespace, config) -> int:
+    from data.analysis import verdict
     from data.doctor import Diagnosis, compare, comparison_lines, diagnose, diagnose_release
     from data.index import ensure_index
     from data.release import open_release
@@ -69,43 +71,59 @@ def examine(args: argparse.Namespace, config) -> int:
     release = open_release(config.data.mimic_cxr_path, config.data.mimic_qa_path)
     cli.say(*release.describe())
     found = diagnose_release(release, config.data)
-    if errors := Diagnosis.of(found, args.allow).errors:
-        # nothing is built from a release that cannot be trained on
-        return conclude(Diagnosis.of(found, args.allow), len(errors))
-    index = ensure_index(config, args.num_workers)
+    diagnosis = Diagnosis.of(found, args.allow)
+    if diagnosis.errors:  # nothing is built from a release that cannot be trained on
+        if not args.check:
+            report = verdict(diagnosis, compare(release, None))
+            write_report(args.output_dir, report, release.is_credentialed)  # an earlier one may say that all is well
+        return conclude(diagnosis)
+    # all that is bad is to be named, however much it is: the diagnosis says whether it is too much
+    tolerant = replace(config.data, max_bad_fraction=1.0, on_bad_sample="quarantine")
+    index = ensure_index(replace(config, data=tolerant), args.num_workers)
     # what the release lacks explains what the index lacks: it is said once
     known = {problem.name for problem in found}
     found += [problem for problem in diagnose(index, config.data) if problem.name not in known]
     diagnosis, comparisons = Diagnosis.of(found, args.allow), compare(release, index)
     if not args.check:
-        write_report(args, config, release, index, diagnosis, comparisons)
+        report = verdict(diagnosis, comparisons) | measure(config, release, index)
+        write_report(args.output_dir, report, index.is_credentialed, shown_samples(index, args.visualize_samples))
     cli.say(*comparison_lines(comparisons))
-    return conclude(diagnosis, len(diagnosis.errors))
+    return conclude(diagnosis)
 
 
-def write_report(args: argparse.Namespace, config, release, index, diagnosis, comparisons) -> None:
+def measure(config, release, index) -> dict:
+    """The parts of the report that need an index."""
     from tqdm import tqdm
 
-    from data.analysis import analyse, render_page, verdict
-    from data.analysis.samples import samples
+    from data.analysis import analyse
     from data.summary import report_lines
-    from utils.privacy import private_directory, warn_if_open
-    from utils.utils import write_atomic, write_json, writing_to
 
-    report = verdict(diagnosis, comparisons)
-    tokenizer = tokenizer_of(config, index)
+    report, tokenizer = {}, tokenizer_of(config, index)
     parts = analyse(release, index, config.data, tokenizer, config.model.max_question_length)
     for name, values in tqdm(parts, desc="analysis", unit="part", disable=None):
         report[name] = values
     cli.say(*report_lines(report["index"]))
-    if index.is_credentialed:
-        warn_if_open(args.output_dir)
-    with writing_to(args.output_dir, "free space, or name another folder with --output_dir"):
-        private_directory(args.output_dir)
-        write_json(args.output_dir / "analysis_report.json", report)
-        shown = samples(index, args.visualize_samples) if args.visualize_samples else ""
-        write_atomic(args.output_dir / "analysis_report.html", render_page(report, shown))
-    print(f"report: {args.output_dir / 'analysis_report.json'} and .html")
+    return report
+
+
+def shown_samples(index, number: int) -> str:
+    from data.analysis.samples import samples
+
+    return samples(index, number) if number else ""
+
+
+def write_report(folder: Path, report: dict, credentialed: bool, shown: str = "") -> None:
+    from data.analysis import render_page
+    from utils.privacy import private_directory, warn_if_open
+    from utils.utils import write_atomic, write_json, writing_to
+
+    if credentialed:
+        warn_if_open(folder)
+    with writing_to(folder, "free space, or name another folder with --output_dir"):
+        private_directory(folder)
+        write_json(folder / "analysis_report.json", report)
+        write_atomic(folder / "analysis_report.html", render_page(report, shown))
+    print(f"report: {folder / 'analysis_report.json'} and .html")
 
 
 def tokenizer_of(config, index):
@@ -121,8 +139,9 @@ def tokenizer_of(config, index):
         return None
 
 
-def conclude(diagnosis, errors: int) -> int:
+def conclude(diagnosis) -> int:
     cli.say(*diagnosis.lines())
+    errors = len(diagnosis.errors)
     print(f"not ready: {errors} thing(s) to mend, see above" if errors else "ready: training can start")
     return 1 if errors else 0
 

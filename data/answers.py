@@ -56,7 +56,8 @@ def parse_question(raw: Any, counts: Counter | None = None) -> Question | Droppe
     """Target of one entry of `questions` in a qa.json. Takes any JSON value and never raises.
 
     Names and values without a row in our tables are counted in `counts` under (kind, value), where kind is one of
-    region, entity, severity, positiveness, laterality, question_type, answer_type, rating.
+    region, entity, severity, positiveness, laterality, question_type, question_type_short,
+    answer_type, main_answers, rating, rating_missing.
     """
     question = mapping(raw)
     question_id = question.get("question_id") if isinstance(question.get("question_id"), str) else ""
@@ -65,10 +66,14 @@ def parse_question(raw: Any, counts: Counter | None = None) -> Question | Droppe
     if kind is None:
         note(counts, "question_type", name)
         return Dropped(question_id, name[:80] if isinstance(name, str) else "", "unknown_type")
+    if name.strip() != kind.name:
+        note(counts, "question_type_short", name)
     text = question.get("question").strip() if isinstance(question.get("question"), str) else ""
     if kind.head is None or not text:
         return Dropped(question_id, kind.name, "empty_question_text" if kind.head else "unsupported_type")
     main = _main_answers(question.get("answers"), counts)
+    if len(main) > 1:
+        note(counts, "main_answers", "several")
     target = _target(kind, main, counts) if main else "no_main_answer"
     if isinstance(target, str):
         return Dropped(question_id, kind.name, target)
@@ -111,7 +116,9 @@ def _target(kind: QuestionType, main: list[dict], counts: Counter | None) -> int
 
 def _grade(rating: Any, counts: Counter | None) -> int:
     grade = parse_grade(rating) if rating is None or isinstance(rating, (str, int)) else None
-    if grade is None:
+    if rating in (None, ""):
+        note(counts, "rating_missing", rating)
+    elif grade is None:
         note(counts, "rating", rating)
     return grade or 0
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from data.image_hashes import close_pairs, image_hashes
 from data.index import SPLITS, Index
+from data.raw import FORMS
 from utils.privacy import hashed_id
 
 SHOWN = 5
@@ -36,7 +37,8 @@ def overlap(index: Index, others: Sequence[str], split: str, salt: str) -> dict[
 def unknown_names(index: Index) -> dict[str, dict[str, float]]:
     """kind -> occurrences of names in the release that no table knows: `n`, and `per_question`."""
     questions = sum(n for kinds in index.meta["counts"].values() for fates in kinds.values() for n in fates.values())
-    found = {kind: int(sum(names.values())) for kind, names in index.meta.get("unmapped", {}).items()}
+    unmapped = index.meta.get("unmapped", {})
+    found = {kind: int(sum(names.values())) for kind, names in unmapped.items() if kind not in FORMS}
     return {kind: {"n": n, "per_question": n / max(questions, 1)} for kind, n in found.items()}
 
 

@@ -17,6 +17,10 @@ _PROBABILITY = _POLARITY | {"likely": True, "unlikely": False}
 _NO_SIDE = frozenset(("", "none", "midline", "central", "unilateral", "unspecified", "unknown", "n/a"))
 
 
+FORMS = frozenset(("observation", "box", "main_answers", "question_id", "question_type_short", "rating_missing"))
+"""Kinds of counts that are no names and values without a row in our tables: something is given in an odd form"""
+
+
 def note(counts: Counter | None, kind: str, value: Any) -> None:
     """Count an odd value. Only short scalars are kept, so that no report text ends up in a counter."""
     if counts is not None:

@@ -7,6 +7,7 @@ from data.image_hashes import CLOSE, close_pairs, hash_of, image_hashes
 from data.images import encode
 from data.index import open_index
 from data.label_space import HEADS, Head
+from data.overlap import unknown_names
 from tests.evaluation_stub import StubModel, StubQuestionOnly, make_setup
 from tests.mini_index import write_mini_index
 from training import evaluation as evaluation_module
@@ -205,3 +206,11 @@ def test_a_better_reader_of_questions_is_no_leak():
     found = leaks(own, {"binary": {"value": 0.3, "low": 0.2, "high": 0.4}})
     assert found and found[0].startswith("binary: 75 %")
     assert leaks(own, {"binary": {"value": 0.3, "low": None, "high": None}}) == []
+
+
+def test_what_has_an_odd_form_is_no_unknown_name(tmp_path):
+    index = write_mini_index(
+        tmp_path / "index", [{"split": "train", "questions": [("D02_has_finding", "Nodule?", 1, 4)] * 4}]
+    )
+    index.meta["unmapped"] = {"region": {"tail": 2, "fin": 1}, "box": {"empty": 9}, "main_answers": {"several": 3}}
+    assert unknown_names(index) == {"region": {"n": 3, "per_question": 0.75}}

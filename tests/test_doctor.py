@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import analyze_data
@@ -23,8 +24,9 @@ from utils.errors import ConfigError
 STUDIES = {50000001 + n: (10000001 + n, "validate" if n % 4 == 3 else "train", ["PA"]) for n in range(12)}
 FIRST, SECOND, THIRD = list(STUDIES)[:3]
 GOOD = [
-    question(0, "D02_has_finding", "Is there an effusion?", "Yes, there is.", obs_entities=["pleural effusion"])
-] * 30
+    question(n, "D02_has_finding", "Is there an effusion?", "Yes, there is.", obs_entities=["pleural effusion"])
+    for n in range(30)
+]
 
 
 def rewrite(archive: Path, study: int, content: object) -> None:
@@ -104,6 +106,7 @@ QUESTIONS = {
     "finding_outside_classes": asked("D01_describe_finding", main_answer(obs_entities=["scoliosis"])),
     "nothing_there": asked("D03_where_is_finding", main_answer(positiveness="neg", regions=["heart"])),
     "region_missing": asked("D03_where_is_finding", main_answer(regions=[])),
+    "region_outside_classes": asked("D03_where_is_finding", main_answer(regions=["skeleton"])),
     "region_answer_unknown": asked("D03_where_is_finding", main_answer(regions=["the third eye"])),
     "severity_unspecified": asked("D04_how_severe_is_finding", main_answer()),
     "severity_ambiguous": asked(
@@ -120,7 +123,10 @@ QUESTIONS = {
     "laterality_unknown": asked("D03_where_is_finding", main_answer(regions=["heart"], laterality="upwards")),
     "laterality_conflict": asked("D03_where_is_finding", main_answer(regions=["left lung"], laterality="right")),
     "question_type_name": asked("Z99_unheard_of", main_answer()),
+    "answer_of_several_parts": asked("D02_has_finding", main_answer(text="Yes."), main_answer(text="Yes, two.")),
     "answer_type_unknown": asked("D02_has_finding", main_answer(text="Yes."), main_answer(answer_type="gossip")),
+    "grade_missing": asked("D02_has_finding", main_answer(text="Yes."), question_quality=None),
+    "question_type_without_prefix": asked("has_finding", main_answer(text="Yes.")),
     "grade_unknown": asked("D02_has_finding", main_answer(text="Yes."), question_quality={"rating": "9_Z"}),
 }
 
@@ -165,7 +171,12 @@ def test_odd_statements_are_named_and_counted(release, name):
     assert found(release)[name].count == 2
 
 
+BOX = {"bboxes": [[10, 20, 50, 60]], "is_fallback": False, "localization_quality": 4}
 BAD_BOXES = {
+    "box_empty": BOX | {"bboxes": []},
+    "box_repeated": BOX | {"bboxes": [[10, 20, 50, 60]] * 2},
+    "box_of_other_image": BOX | {"image_id": image_id(FIRST, 0)},
+    "box_beyond_image": BOX | {"bboxes": [[10, 20, 102, 60]]},
     "box_malformed": {"bboxes": [[1, 2, 3]], "is_fallback": False, "localization_quality": 4},
     "box_fallback": {"bboxes": [[10, 20, 50, 60]], "is_fallback": True, "localization_quality": 4},
     "box_low_quality": {"bboxes": [[10, 20, 50, 60]], "is_fallback": False, "localization_quality": 1},
@@ -187,7 +198,29 @@ def test_odd_boxes_are_named_and_counted(release, name):
     graph = graph_of(THIRD, (100, 150))
     graph["regions"]["heart"]["localization"] = {image_id(THIRD, 0): BAD_BOXES[name]}
     rewrite(Path(release.data.mimic_qa_path) / "scene_data.zip", THIRD, graph)
-    assert found(release)[name].count == 1
+    now = found(release)
+    assert now[name].count == 1 and now[name].example
+    assert not set(now) & set(BAD_BOXES) - {name}
+
+
+def test_boxes_of_images_that_the_study_does_not_have(release):
+    graph = graph_of(THIRD, (100, 150))
+    own = graph["regions"]["heart"]["localization"]
+    own |= {image_id(FIRST, 0): BOX, "nowhere": BOX | {"bboxes": []}}
+    rewrite(Path(release.data.mimic_qa_path) / "scene_data.zip", THIRD, graph)
+    assert found(release)["box_of_unknown_image"].count == 1
+
+
+def test_questions_without_an_id_of_their_own(release):
+    asked = [*GOOD, GOOD[0], GOOD[0], GOOD[1] | {"question_id": None}, GOOD[2] | {"question_id": ""}]
+    rewrite(Path(release.data.mimic_qa_path) / "qa.zip", SECOND, {"questions": asked})
+    assert found(release)["question_id_repeated"].count == 4
+
+
+@pytest.mark.parametrize("content", [{"questions": []}, {"questions": None}, {}])
+def test_a_file_without_questions_is_named(release, usual, content):
+    rewrite(Path(release.data.mimic_qa_path) / "qa.zip", SECOND, content)
+    assert "questions_none" not in usual and found(release)["questions_none"].count == 1
 
 
 def test_broken_files_are_named_and_counted(release):
@@ -246,10 +279,14 @@ def test_a_look_alike_has_no_published_counts_and_a_real_part_says_what_is_missi
     index = ensure_index(release, 1)
     assert compare(real, index) == []
     real.info["synthetic"] = False
+    grades = pd.DataFrame({"question_id": list("abcd"), "question.quality.rating": ["6_A++", "6_A++", "3_B", "0_"]})
+    grades.to_csv(Path(release.data.mimic_qa_path) / "metadata" / "question_metadata.csv.gz", index=False)
     table = {one.what: one for one in compare(real, index)}
     assert table["train images"].here == 9 and table["train images"].published == 368_960
     assert table["train questions"].here == 9 * 30 and "a part of" in table["train questions"].why
     assert table["questions D02_has_finding"].here == 12 * 30
+    assert [table[f"questions of grade {g}"].here for g in ("A++", "B", "none", "D")] == [2, 1, 1, 0]
+    assert table["questions of grade A++"].published == 1_368_001
     lines = comparison_lines(list(table.values()))
     assert lines[0].startswith("published counts: ") and len(lines) <= 4, "a line for each reason, not for each count"
 
@@ -275,3 +312,23 @@ def test_a_release_that_cannot_be_trained_on_is_not_indexed(release, capsys):
     settings = ["--mimic_cxr_path", data.mimic_cxr_path, "--mimic_qa_path", data.mimic_qa_path, "--check"]
     assert analyze_data.main([*settings, "--set", f"data.index_dir={data.index_dir}"]) == 1
     assert "error [no_scene_graphs]" in capsys.readouterr().out and not Path(data.index_dir).exists()
+
+
+def test_a_report_that_all_is_well_does_not_outlive_the_release(release, tmp_path):
+    (Path(release.data.mimic_qa_path) / "scene_data.zip").unlink()
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "analysis_report.json").write_text('{"summary": {"is_ready": true}}')
+    data = release.data
+    settings = [
+        "--mimic_cxr_path",
+        data.mimic_cxr_path,
+        "--mimic_qa_path",
+        data.mimic_qa_path,
+        "--output_dir",
+        str(out),
+    ]
+    assert analyze_data.main(settings) == 1
+    report = json.loads((out / "analysis_report.json").read_text())
+    assert not report["summary"]["is_ready"] and "no scene graphs" in report["summary"]["reasons"][0]
+    assert "download scene_data.zip" in (out / "analysis_report.html").read_text()

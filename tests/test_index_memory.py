@@ -45,7 +45,7 @@ def test_joining_parts_holds_their_rows_once(tmp_path, arrow_memory):
     target.mkdir()
     tracemalloc.start()
     try:
-        assemble(folders, target, identity, release, vocabulary, [])
+        assemble(folders, target, identity, release, vocabulary, [], {"image": 0, "study": 0})
         peak = tracemalloc.get_traced_memory()[1] + arrow_memory.max_memory()
     finally:
         tracemalloc.stop()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.label_space import REGIONS
-from data.scene_graph import ABSENT, AT_LEAST_ONE, PRESENT, parse_scene_graph
+from data.scene_graph import ABSENT, AT_LEAST_ONE, PRESENT, count_unknown_images, parse_scene_graph
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "shared/examples/mimic-ext-cxr-qba"
 ENTITIES = {"pleural effusion": 2, "mass": 3, "pacemaker": 4}
@@ -200,7 +200,42 @@ def test_several_boxes_become_their_union_and_corners_are_cleaned():
     counts = Counter()
     regions = {"heart": place((500, 1000, 100, 200), (-50, 600, 300, 9999), (1, 1, 1, 5), (1200, 0, 1300, 9), counts=1)}
     assert boxes(regions, counts=counts) == {"heart": pytest.approx([0.0, 0.1, 0.5, 1.0])}
-    assert counts == {("box", "unordered"): 1, ("box", "degenerate"): 2}
+    assert counts == {("box", "unordered"): 1, ("box", "clipped"): 1, ("box", "degenerate"): 2}
+
+
+@pytest.mark.parametrize(
+    ("places", "odd"),
+    [
+        ([(0, 0, 1001, 2001)], {}),  # a pixel is what rounding does
+        ([(0, 0, 1001.5, 9)], {"clipped": 1}),
+        ([(1, 2, 30, 40)] * 3, {"repeated": 2}),
+        ([(1, 2, 30, 40), (30, 40, 1, 2)], {"repeated": 1, "unordered": 1}),
+        ([], {"empty": 1}),
+    ],
+)
+def test_odd_lists_of_boxes_are_counted(places, odd):
+    counts = Counter()
+    boxes({"heart": place(*places)}, counts=counts)
+    assert counts == {("box", name): n for name, n in odd.items()}
+
+
+def test_boxes_under_the_name_of_another_image_are_left_out():
+    for stated, taken in (("image", True), (None, True), ("other", False)):
+        counts = Counter()
+        found = boxes({"heart": place((100, 200, 500, 1000), image_id=stated)}, counts=counts)
+        assert bool(found) == taken and counts == ({} if taken else {("box", "other_image"): 1})
+
+
+def test_boxes_of_images_that_the_study_lacks_are_counted():
+    some, none = {"bboxes": [[0, 0, 9, 9]]}, {"bboxes": []}
+    regions = {"heart": {"localization": {"own": some, "lateral": some, "stranger": some, "second": none}}}
+    graph = {
+        "regions": regions | {"neck": None, "spine": {"localization": [1]}},
+        "observations": {"O1": observe("aorta") | {"localization": {"stranger": some}}},
+    }
+    counts = Counter()
+    count_unknown_images(graph, {"own", "lateral"}, counts)
+    assert counts == {("box", "unknown_image"): 2}
 
 
 @pytest.mark.parametrize(
@@ -248,7 +283,7 @@ def test_boxes_of_other_images_and_empty_ones_say_nothing():
     other = {"localization": {"other": {"bboxes": [[0, 0, 9, 9]]}}}
     empty = {"localization": {"image": {"bboxes": [], "is_fallback": True}}}
     assert boxes({"heart": other, "neck": empty, "spine": {"localization": {}}}, counts=counts) == {}
-    assert not counts
+    assert counts == {("box", "empty"): 1}
 
 
 def test_an_observation_helps_where_the_regions_lack_its_only_name():
@@ -348,6 +383,7 @@ graphs = maybe(
 def test_any_json_gives_clean_arrays(raw, width, height):
     counts = Counter()
     graph = parse_scene_graph(raw, "image", width, height, ENTITIES, counts)
+    count_unknown_images(raw, {"image"}, counts)
     assert all(isinstance(kind, str) and isinstance(value, str) for kind, value in counts)
     assert len(graph.boxes) == len(graph.box_regions)
     assert (np.diff(graph.box_regions.astype(int)) > 0).all() and (graph.box_regions < len(REGIONS)).all()

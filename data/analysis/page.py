@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from data.label_space import GRADES
+from data.raw import FORMS
 from data.summary import SYNTHETIC_NOTICE
 from utils.charts import GOOD, Bar, bars, count_bars, histogram
 from utils.page import banner, fold, html_table, note, page
@@ -12,7 +13,15 @@ from utils.privacy import LINEAGE_NOTICE
 
 
 def render_page(report: dict, samples: str = "") -> str:
-    """The page. `samples`: a section made by `data.analysis.samples`, for a page that stays on this machine."""
+    """The page; of a release that no index was built from the verdict alone.
+
+    `samples`: a section made by `data.analysis.samples`, for a page that stays on this machine.
+    """
+    if "index" not in report:
+        verdict = ("Can training start?", _verdict(report))
+        return page(
+            "A release that cannot be trained on", "Analysis of a data set, before its index is built", "", [verdict]
+        )
     index, sizes = report["index"], report["index"]["splits"]
     questions = sum(split["questions"] for split in sizes.values())
     studies = sum(split["studies"] for split in sizes.values())
@@ -206,9 +215,8 @@ def _coverage(report: dict) -> str:
     ]
     for kind, names in found["unmapped"].items():
         body = html_table(["name or value", "n"], [[name, _number(n)] for name, n in list(names.items())[:200]])
-        tables.append(
-            fold(f"Without a row in our tables: {kind}, {len(names):,} names, {sum(names.values()):,} times", body)
-        )
+        what = "Of an odd form" if kind in FORMS else "Without a row in our tables"
+        tables.append(fold(f"{what}: {kind}, {len(names):,} names, {sum(names.values()):,} times", body))
     return "".join(tables)
 
 

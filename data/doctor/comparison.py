@@ -8,10 +8,15 @@ from dataclasses import dataclass
 
 from data import published
 from data.index import Index
+from data.label_space import GRADES, parse_grade
 from data.release import Release
 from data.release.reader import FRONTAL_VIEWS
+from utils.errors import DataError
+from utils.utils import get_logger
 
 SPLITS = ("train", "validate", "test")
+log = get_logger(__name__)
+
 LOOK_ALIKE = "a look-alike release has no published counts"
 
 
@@ -27,7 +32,7 @@ class Comparison:
 
 
 def compare(release: Release, index: Index | None) -> list[Comparison]:
-    """Images, studies, patients, views; with an index also questions by split and by type. Nothing for a look-alike release."""
+    """Images, studies, patients, views; with an index also questions by split, type and grade. Nothing for a look-alike release."""
     if release.is_synthetic:
         return []
     return [
@@ -83,6 +88,23 @@ def _pairs(release: Release, index: Index | None) -> Iterator[tuple[str, int, in
             by_type.update({kind: sum(fates.values()) for kind, fates in types.items()})
         for kind, stated in published.TYPES.items():
             yield f"questions {kind}", stated, by_type[kind]
+        yield from _grades(release)
+
+
+def _grades(release: Release) -> Iterator[tuple[str, int, int]]:
+    """From the table of questions, as an index has no grades of questions without a target; nothing without the table."""
+    try:
+        table = release.question_table(("rating",))
+    except DataError as error:  # nothing else needs it
+        log.warning("grades are not compared with the published ones: %s", error)
+        return
+    if table is None or "rating" not in table.column_names:
+        return
+    here: Counter[int | None] = Counter()
+    for pair in table["rating"].value_counts().to_pylist():
+        here[parse_grade(pair["values"])] += pair["counts"]
+    for grade, stated in published.GRADES.items():
+        yield f"questions of grade {grade or 'none'}", stated, here[GRADES.index(grade)]
 
 
 def _why(what: str, stated: int, here: int, export: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from configs.mimic_cxr_config import DataConfig
 from data.doctor.oddities import BOXES, FATES, FILES, NAMES, STATEMENTS, VALUES, Oddity
 from data.index import Index
+from data.index.quarantine import BAD, too_many
 from data.index.store import META, PROBLEMS
 from data.release import Problem, Release, check, layout_notes
 from data.visits import QuestionFilter
@@ -68,7 +69,7 @@ def diagnose_release(release: Release, data: DataConfig) -> list[Problem]:
 
 def diagnose(index: Index, data: DataConfig) -> list[Problem]:
     """What the index knows. Examples are hashed with a salt that no one keeps; the ids stand in the index's folder."""
-    return [*_ready(index, data), *_odd(index)]
+    return [*_ready(index, data), *_odd(index, data)]
 
 
 def _ready(index: Index, data: DataConfig) -> Iterator[Problem]:
@@ -103,7 +104,7 @@ def patients_in_two_splits(index: Index) -> int:
     return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum()) if pairs.size else 0
 
 
-def _odd(index: Index) -> Iterator[Problem]:
+def _odd(index: Index, data: DataConfig) -> Iterator[Problem]:
     """Oddities in the order of their tables; codes that no table explains are an error of ours and shown as such."""
     salt, meta = secrets.token_hex(8), index.meta
     bases = _bases(index)
@@ -124,19 +125,27 @@ def _odd(index: Index) -> Iterator[Problem]:
         found.append((oddity, sum(values.get(kind, {}).values()), META, first))
     bad = {problem["kind"]: problem.get("image", problem["study"]) for problem in reversed(index.problems())}
     found += [(oddity, meta["problems"].get(code, 0), PROBLEMS, bad.get(code)) for code, oddity in FILES.items()]
+    # of files a training takes as many bad ones as the settings say
+    refused = too_many(meta["problems"], index.planned, data.max_bad_fraction)
+    stopping = {FILES[code] for unit in (BAD if data.on_bad_sample == "error" else refused) for code in BAD[unit]}
     for oddity, count, file, example in found:
         if count:
             shown = "" if example is None else hashed_id(example, salt)
-            yield _problem(oddity, count, bases[oddity.base], f"{index.path / file}", shown)
+            problem = _problem(oddity, count, bases[oddity.base], f"{index.path / file}", shown)
+            if oddity in stopping:
+                most = f"of more than data.max_bad_fraction = {data.max_bad_fraction:g} of the {oddity.base}"
+                one = "of a single one (data.on_bad_sample)"
+                mend = f"{oddity.mend}; a training stops because {one if data.on_bad_sample == 'error' else most}"
+                problem = replace(problem, severity="error", mend=mend)
+            yield problem
 
 
 def _bases(index: Index) -> dict[str, int]:
     values = index.meta["unmapped"]
     return {
         "questions": sum(sum(index.counts(split).values()) for split in index.meta["counts"]),
-        "images": len(index.images["study"])
-        + sum(index.meta["problems"].get(k, 0) for k in ("image_missing", "image_unreadable")),
-        "studies": len(index.studies["split"]) + index.meta["problems"].get("unreadable_questions", 0),
+        "images": index.planned["image"],
+        "studies": index.planned["study"],
         "boxes": len(index.boxes["region"]) + sum(values.get("box", {}).values()),
         "statements": len(index.findings["entity"]) + sum(values.get("observation", {}).values()),
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NOTHING = "nothing to do"
+from data.release.check import ODD
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,29 @@ VALUES: dict[str, Oddity] = {
         "the region's own name counts",
         0.05,
     ),
-    "question_type": Oddity("question_type_name", "questions have a type name that no table knows", _NEW_RELEASE, 0.01),
+    "question_type": Oddity("question_type_name", "questions have a type name that no table knows", _NEW_RELEASE),
+    "question_type_short": Oddity(
+        "question_type_without_prefix",
+        "questions have a type name without its prefix (`has_finding`)",
+        "they count as of the type with this name",
+        expected=True,
+    ),
     "answer_type": Oddity(
         "answer_type_unknown", "answers are of a kind that is not documented", "they are ignored", 0.05
+    ),
+    "question_id": Oddity(
+        "question_id_repeated",
+        "questions have no `question_id`, or that of another one of their study",
+        "they are used, but rows of predictions do not tell them apart",
+    ),
+    "main_answers": Oddity(
+        "answer_of_several_parts",
+        "questions have several main answers",
+        "all parts together make the target",
+        expected=True,
+    ),
+    "rating_missing": Oddity(
+        "grade_missing", "questions have no grade", "they count as unrated, which data.quality_grade leaves out"
     ),
     "rating": Oddity(
         "grade_unknown",
@@ -166,6 +186,31 @@ BOXES: dict[str, Oddity] = {
         base="boxes",
         expected=True,
     ),
+    "empty": Oddity("box_empty", "lists of boxes are empty", "no boxes there", base="boxes", expected=True),
+    "repeated": Oddity(
+        "box_repeated", "boxes are there twice in one list", "they count once", base="boxes", expected=True
+    ),
+    "other_image": Oddity(
+        "box_of_other_image",
+        "lists of boxes name another image than the one that they stand under",
+        "they are left out: whose they are is not known",
+        0.01,
+        "boxes",
+    ),
+    "unknown_image": Oddity(
+        "box_of_unknown_image",
+        "lists of boxes are of images that the study does not have in MIMIC-CXR-JPG",
+        "they are left out; use the releases that belong together",
+        0.05,
+        "boxes",
+    ),
+    "clipped": Oddity(
+        "box_beyond_image",
+        "boxes reach beyond their image by more than a pixel",
+        "they are cut at its edge; many of them mean boxes of other images or sizes",
+        0.2,
+        "boxes",
+    ),
     "unordered": Oddity(
         "box_unordered", "boxes have their corners in the wrong order", "the corners are sorted", 0.2, "boxes"
     ),
@@ -178,11 +223,9 @@ BOXES: dict[str, Oddity] = {
     ),
 }
 FILES: dict[str, Oddity] = {
-    "image_missing": Oddity(
-        "image_missing", "images have no file", "finish the download of the images", 0.01, "images"
-    ),
+    "image_missing": Oddity("image_missing", "images have no file", "finish the download of the images", base="images"),
     "image_unreadable": Oddity(
-        "image_unreadable", "images cannot be read", "download these files again", 0.01, "images"
+        "image_unreadable", "images cannot be read", "download these files again", base="images"
     ),
     "size_differs": Oddity(
         "image_size_differs",
@@ -191,22 +234,28 @@ FILES: dict[str, Oddity] = {
         0.01,
         "images",
     ),
+    "no_questions": Oddity(
+        "questions_none",
+        "studies have a file without a question",
+        "nothing is asked of them",
+        base="studies",
+        expected=True,
+    ),
     "unreadable_questions": Oddity(
-        "questions_unreadable", "studies have questions that cannot be read", "download qa.zip again", 0.01, "studies"
+        "questions_unreadable", "studies have questions that cannot be read", "download qa.zip again", base="studies"
     ),
     "graph_missing": Oddity(
         "graph_missing", "studies have no scene graph", "they train without graph supervision", 0.2, "studies"
     ),
     "graph_unreadable": Oddity(
-        "graph_unreadable", "scene graphs cannot be read", "download scene_data.zip again", 0.01, "studies"
+        "graph_unreadable", "scene graphs cannot be read", "download scene_data.zip again", base="studies"
     ),
 }
 RELEASE: tuple[str, ...] = (
     "no_train_questions", "no_validate_questions", "no_test_questions", "no_image_of_view", "studies_without_images",
-    "no_scene_graphs", "studies_without_scene_graph", "studies_without_labels", "image_files_missing", "no_radiologist_labels",
-    "duplicate_images", "images_without_split", "split_rows_without_metadata", "split_unknown", "label_values_unknown",
-    "duplicate_label_rows", "duplicate_members", "view_position_blank", "table_copies", "images_without_files_folder",
-    "questions_twice", "older_release",
+    "studies_without_questions", "no_scene_graphs", "studies_without_scene_graph", "studies_without_labels",
+    "image_files_missing", "no_radiologist_labels", *ODD, "view_position_blank", "table_copies",
+    "images_without_files_folder", "questions_twice", "older_release",
 )  # fmt: skip
 """Names that `data.release.check` and `layout_notes` give"""
 READY: tuple[str, ...] = (

@@ -92,9 +92,18 @@ class _Strings:
 
 
 def assemble(
-    folders: list[Path], target: Path, identity: dict, release: Release, vocabulary: Vocabulary, problems: list[dict]
+    folders: list[Path],
+    target: Path,
+    identity: dict,
+    release: Release,
+    vocabulary: Vocabulary,
+    problems: list[dict],
+    planned: dict[str, int],
 ) -> int:
-    """Join the parts into the final tables and the image store; how many studies came from an earlier index."""
+    """Join the parts into the final tables and the image store; how many studies came from an earlier index.
+
+    `planned`: the `image` and `study` files that there should be, of which `problems` names the bad ones.
+    """
     private_directory(target / "tables")
     private_directory(target / "images")
     strings = _Strings()
@@ -107,7 +116,8 @@ def assemble(
     with (target / PROBLEMS).open("w") as file:
         file.writelines(json.dumps(p) + "\n" for p in problems)
     counted = {table: rows[table] for table in COLUMNS}
-    write_json(target / META, _meta(identity, release, vocabulary, strings, problems, counted))
+    meta = _meta(identity, release, vocabulary, strings, problems, counted)
+    write_json(target / META, meta | {"planned": planned})
     return strings.copied
 
 

@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,7 +23,7 @@ from data import label_space
 from data.index.assemble import assemble
 from data.index.origin import CACHE, keep_fingerprint, known_fingerprint
 from data.index.part import ImageJob, PartForm, StudyJob, build_part
-from data.index.quarantine import bad_samples, check_share, is_finished, read_problems, stop_at_first
+from data.index.quarantine import bad_samples, check_share, is_finished, read_problems, stop_at_first, too_many
 from data.index.reuse import Earlier, find_earlier, input_key
 from data.index.store import FORMAT, META, PROBLEMS, SOURCES, SPLITS, Index, open_index, require_free
 from data.label_space import CHEXPERT
@@ -65,6 +66,9 @@ def ensure_index(config: Config, workers: int | None = None) -> Index:
         )
     if config.data.on_bad_sample == "error":
         stop_at_first(index.problems(), f"mend that file and delete the index {path}")
+    # it may have been built by somebody who allowed more
+    if too_many(index.meta["problems"], index.planned, config.data.max_bad_fraction):
+        check_share(index.problems(), index.planned, config.data.max_bad_fraction, "run setup_data.py")
     if known_fingerprint(release, config.data) is None:
         keep_fingerprint(release, path)
     return index
@@ -135,10 +139,10 @@ def _build(release: Release, data: DataConfig, path: Path, workers: int) -> None
     vocabulary = Vocabulary(tuple(release.entities), tuple(release.region_names))
     made = _make_parts(release, data, path, identity, vocabulary, workers)
     with atomic_directory(path) as folder:
-        copied = assemble(made.folders, folder, identity, release, vocabulary, made.problems)
+        copied = assemble(made.folders, folder, identity, release, vocabulary, made.problems, made.planned)
         keep_fingerprint(release, folder)
     if made.earlier:
-        unchanged = f"{copied:,} of {made.studies:,} studies are unchanged"
+        unchanged = f"{copied:,} of {made.planned['study']:,} studies are unchanged"
         log.info("%s and were copied from %s", unchanged, made.earlier.index.path)
     remove_work_folder(work_folder(path))
 
@@ -149,7 +153,8 @@ class _Made:
 
     folders: list[Path]
     problems: list[dict]
-    studies: int
+    planned: dict[str, int]
+    """images and studies"""
     earlier: Earlier | None
 
 
@@ -176,10 +181,11 @@ def _make_parts(
             if data.on_bad_sample == "error":
                 stop_at_first(found)
             problems += found
-    check_share(problems, sum(len(j.images) for j in jobs), len(jobs), data.max_bad_fraction)
+    planned = {"image": sum(len(j.images) for j in jobs), "study": len(jobs)}
+    check_share(problems, planned, data.max_bad_fraction)
     if bad := bad_samples(problems):
         log.warning("%s bad file(s) are left out; %s names each with its reason", f"{len(bad):,}", path / PROBLEMS)
-    return _Made(folders, problems, len(jobs), earlier)
+    return _Made(folders, problems, planned, earlier)
 
 
 def part_form(vocabulary: Vocabulary, identity: dict) -> PartForm:
@@ -192,20 +198,26 @@ def plan_studies(release: Release, view_filter: str) -> list[StudyJob]:
     rank = images["view"].map({"PA": 0, "AP": 1}).fillna(2)
     images = images.assign(area=images["rows"].astype("int64") * images["columns"], rank=rank)
     images = images.sort_values(["study_id", "rank", "area", "dicom_id"], ascending=[True, True, False, True])
-    split_of = dict(zip(images["study_id"], images["split"].astype(str)))
+    split_of = dict(zip(zip(images["subject_id"], images["study_id"]), images["split"].astype(str)))
+    wanted = wanted_views(images, view_filter)
+    unwanted = images.drop(wanted.index)
+    others: dict[int, list[str]] = {}
+    for study, image_id in zip(unwanted["study_id"].tolist(), unwanted["dicom_id"]):
+        others.setdefault(study, []).append(image_id)
     chosen: dict[int, list[ImageJob]] = {}
-    for row in wanted_views(images, view_filter).itertuples(index=False):
+    for row in wanted.itertuples(index=False):
         job = ImageJob(row.dicom_id, str(row.view), str(release.image_path(row)), int(row.columns), int(row.rows))
         chosen.setdefault(int(row.study_id), []).append(job)
     labels = dict(zip(release.chexpert.index.tolist(), release.chexpert.to_numpy()))
     blank = np.full(len(CHEXPERT), np.nan)
     jobs = []
     for subject_id, study_id in release.studies():
-        known = study_id in split_of
-        split = split_of[study_id] if known else "unknown"
+        known = (subject_id, study_id) in split_of  # not the study alone: it would bring its images to another patient
+        split = split_of[subject_id, study_id] if known else "unknown"
         images_of = tuple(chosen.get(study_id, ())) if split in SPLITS else ()
         reason = "" if images_of else (NO_IMAGE[view_filter] if known else "study_not_in_image_tables")
-        jobs.append(StudyJob(subject_id, study_id, split, images_of, labels.get(study_id, blank), reason))
+        unused = tuple(others.get(study_id, ()))
+        jobs.append(StudyJob(subject_id, study_id, split, images_of, labels.get(study_id, blank), reason, unused))
     order = {name: i for i, name in enumerate(SPLITS)}
     return sorted(jobs, key=lambda j: (order.get(j.split, len(order)), j.subject_id, j.study_id))
 
@@ -231,8 +243,9 @@ def remove_work_folder(work: Path) -> None:
 def _open_work_folder(work: Path, identity: dict) -> None:
     """Reuse the locked folder of finished parts; parts of another release or of other settings are thrown away."""
     plan = work / PLAN
-    if plan.exists() and json.loads(plan.read_text()) == identity:
-        return
+    with suppress(OSError, ValueError):
+        if json.loads(plan.read_text()) == identity:
+            return
     plan.unlink(missing_ok=True)  # first, as above
     for left in work.iterdir():
         if left.name != LOCK:
@@ -265,11 +278,14 @@ def _build_parts(release: Release, parts: list, form: PartForm, folders: list[Pa
 
 
 def _is_current(folder: Path, release: Release, jobs: list[StudyJob]) -> bool:
-    """Is a part finished, and made of what its files are now?"""
-    if not is_finished(folder):
+    """Is a part finished, and made of what its files are now? One that a disk has damaged is not."""
+    try:
+        if not is_finished(folder):
+            return False
+        with np.load(folder / "columns.npz", allow_pickle=False) as columns:
+            keys = columns[f"{SOURCES}.key"].tolist()
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile):
         return False
-    with np.load(folder / "columns.npz", allow_pickle=False) as columns:
-        keys = columns[f"{SOURCES}.key"].tolist()
     return keys == [input_key(release, job) for job in jobs]
 
 

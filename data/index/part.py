@@ -15,7 +15,7 @@ from data.index.reuse import NO_ROW, SOURCE_COLUMNS, Earlier, copy_rows, input_k
 from data.index.store import COLUMNS, SOURCES, SPLITS
 from data.label_space import QUESTION_TYPES
 from data.release import Release
-from data.scene_graph import parse_scene_graph
+from data.scene_graph import count_unknown_images, parse_scene_graph
 from utils.errors import DataError
 from utils.utils import atomic_directory
 
@@ -43,6 +43,8 @@ class StudyJob:
     chexpert: np.ndarray
     """(14,): 1, 0, -1 or nan"""
     reason: str = ""
+    others: tuple[str, ...] = ()
+    """ids of the study's images that `data.view_filter` leaves out"""
 
 
 @dataclass(frozen=True)
@@ -184,14 +186,20 @@ def _copy_study(part: PartWriter, notes: StudyNotes, earlier: Earlier, place: in
 
 def _read_study(part: PartWriter, notes: StudyNotes, release: Release, job: StudyJob, form: PartForm, pixels) -> None:
     try:
-        questions = release.read_qa(job.subject_id, job.study_id).get("questions") or []
+        raw = release.read_qa(job.subject_id, job.study_id)
+        _check_owner(raw, job)
+        questions = raw.get("questions") or []
         if not isinstance(questions, list):
             raise DataError(f"study {job.study_id}: questions is no list")
     except DataError as error:
         # how many questions it holds cannot be known; the study is counted instead
         notes.problems.append({"kind": "unreadable_questions", "study": job.study_id, "message": str(error)})
         return
+    if not questions:
+        notes.problems.append({"kind": "no_questions", "study": job.study_id, "message": "no question"})
     parsed = [parse_question(q, notes.names) for q in questions]
+    if unclear := _unclear_ids(parsed):
+        notes.names["question_id", "missing or repeated"] += unclear
     kept = [q for q in parsed if not isinstance(q, Dropped)]
     notes.counts.update((q.type, q.reason) for q in parsed if isinstance(q, Dropped))
     usable, reason = _store_images(part, notes, job, form, pixels) if kept and job.images else ([], job.reason)
@@ -225,6 +233,19 @@ def _read_study(part: PartWriter, notes: StudyNotes, release: Release, job: Stud
             regions=q.regions,
             from_report=q.from_report,
         )
+
+
+def _check_owner(raw: dict, job: StudyJob) -> None:
+    """DataError where a file says that it is another study's: what it says is not about these images."""
+    stated = str(raw.get("study_id") or "").strip().lstrip("s")
+    if stated.isdecimal() and int(stated) != job.study_id:
+        raise DataError(f"study {job.study_id}: its file says that it is of study {stated}")
+
+
+def _unclear_ids(parsed: list) -> int:
+    """Questions without an id, or with one that an earlier question of the study has."""
+    ids = [question.question_id for question in parsed]
+    return len(ids) - len(set(ids) - {""})
 
 
 def _store_images(
@@ -278,8 +299,12 @@ def _add_graphs(
         raw = release.read_scene_graph(job.subject_id, job.study_id)
         if raw is None:
             notes.problems.append({"kind": "graph_missing", "study": job.study_id, "message": "no scene graph"})
+        else:
+            _check_owner(raw, job)
     except DataError as error:
+        raw = None
         notes.problems.append({"kind": "graph_unreadable", "study": job.study_id, "message": str(error)})
+    count_unknown_images(raw, {*job.others, *(image.image_id for image in job.images)}, notes.names)
     for image, width, height in usable:
         graph = parse_scene_graph(raw or {}, image.image_id, width, height, entity_index, notes.names)
         part.add(

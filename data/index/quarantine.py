@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from data.images import decode
@@ -50,14 +50,24 @@ def stop_at_first(problems: Iterable[dict], mend: str = "mend that file") -> Non
         raise DataError(f"{problem['message']}; {mend}, or leave it out with --set data.on_bad_sample=quarantine")
 
 
-def check_share(problems: list[dict], images: int, studies: int, most: float) -> None:
-    """DataError when more than the share `most` of the images or of the studies is bad."""
-    kinds = Counter(problem["kind"] for problem in problems)
-    for unit, total in (("image", images), ("study", studies)):
-        bad = sum(kinds[kind] for kind in BAD[unit])
-        if bad > max(FEW, most * total):
-            first = next(problem for problem in problems if problem["kind"] in BAD[unit])
-            raise DataError(
-                f"{bad:,} of {total:,} {unit} files cannot be read, more than data.max_bad_fraction = {most:g}; the first: "
-                f"{first['message']}; mend them and run again, or allow more with --set data.max_bad_fraction=..."
-            )
+def too_many(counts: Mapping[str, int], totals: Mapping[str, int], most: float) -> list[str]:
+    """The units, `image` or `study`, of which more than the share `most` is bad.
+
+    Args:
+        counts: problems by kind.
+        totals: files of each unit that there should be.
+    """
+    bad = {unit: sum(counts.get(kind, 0) for kind in kinds) for unit, kinds in BAD.items()}
+    return [unit for unit in BAD if bad[unit] > max(FEW, most * totals[unit])]
+
+
+def check_share(problems: list[dict], totals: Mapping[str, int], most: float, mend: str = "run again") -> None:
+    """DataError when more than the share `most` of the images or of the studies is bad; `mend`: what comes after mending."""
+    counts = Counter(problem["kind"] for problem in problems)
+    for unit in too_many(counts, totals, most):
+        bad = [problem for problem in problems if problem["kind"] in BAD[unit]]
+        raise DataError(
+            f"{len(bad):,} of {totals[unit]:,} {unit} files cannot be read, more than data.max_bad_fraction = {most:g}; "
+            f"the first: {bad[0]['message']}; analyze_data.py --check looks at all; mend them and {mend}, or allow more "
+            "with --set data.max_bad_fraction=..."
+        )

@@ -40,7 +40,7 @@ def input_key(release: Release, job: StudyJob) -> int:
     images = [(i.image_id, i.view, i.width, i.height, i.path, sampled(i.path)) for i in job.images]
     labels = [float(value) for value in job.chexpert]
     json_files = release.study_state(job.subject_id, job.study_id)
-    inputs = job.subject_id, job.study_id, job.split, job.reason, labels, images, json_files
+    inputs = job.subject_id, job.study_id, job.split, job.reason, labels, images, sorted(job.others), json_files
     return int.from_bytes(hashlib.blake2b(repr(inputs).encode(), digest_size=8).digest(), "little")
 
 

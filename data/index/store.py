@@ -188,6 +188,13 @@ class Index:
                 fates[fate] = fates.get(fate, 0) + n
         return fates
 
+    @property
+    def planned(self) -> dict[str, int]:
+        """The `image` and `study` files that there should have been when it was built, read or not."""
+        if "planned" in self.meta:
+            return self.meta["planned"]
+        return {"image": len(self.images["study"]), "study": len(self.studies["split"])}  # of an earlier version
+
     def problems(self) -> list[dict]:
         """Each study or image that could not be used as it is: `kind`, `message`, and what names it."""
         path = self.path / PROBLEMS

@@ -9,9 +9,41 @@ from typing import TYPE_CHECKING
 
 from data.release.locate import TABLE, groups, list_folder
 from data.release.reader import Release, wanted_views
+from utils.privacy import hashed_id, new_salt
 
 if TYPE_CHECKING:
     import pandas
+
+
+FEW = 2
+"""So few odd rows never keep training from starting"""
+UNFINISHED = 0.5
+"""Share of images without a file from which nothing else need be looked at; an index counts fewer exactly"""
+MOST_ODD = 0.05
+"""Share of the images from which odd splits do"""
+ODD: dict[str, tuple[str, str]] = {
+    "duplicate_images": ("rows give an image again", "the first one counts; download the table again"),
+    "images_without_split": ("images have no split", "they are left out; use tables that belong together"),
+    "split_rows_without_metadata": (
+        "rows are of images that the metadata table does not have",
+        "they are left out; use tables that belong together",
+    ),
+    "split_unknown": (
+        "rows have a split that is not train, validate or test",
+        "their images are left out; download the table again",
+    ),
+    "label_values_unknown": (
+        "labels are neither 1.0, 0.0, -1.0 nor empty",
+        "they count as not mentioned; download the table again",
+    ),
+    "duplicate_label_rows": ("rows give a study's labels again", "the first one counts; download the table again"),
+    "duplicate_members": (
+        "members give a study's file again",
+        "the last one counts, as when unpacking; download the archive again",
+    ),
+    "label_table_unreadable": ("table of labels cannot be used", "nothing is compared with it"),
+}
+"""Kinds of `data.release.tables.Odd` -> what it is, continuing a number; what follows, or what to do"""
 
 
 @dataclass(frozen=True)
@@ -42,17 +74,17 @@ def check(
     Args:
         view_filter: only images that `data.view_filter` lets through matter.
         sample: most images whose file is looked for.
-        max_bad_fraction: largest share of images without a file that is not an error (`data.max_bad_fraction`).
+        max_bad_fraction: share of images that may be bad (`data.max_bad_fraction`); up to UNFINISHED an index is what says so.
     """
-    images = release.images
+    images, salt = release.images, new_salt()
     images = images[images["study_id"].isin({study for _, study in release.studies()})]
     wanted = wanted_views(images, view_filter)
     problems = [
         *_splits(release, images),
         *_views(release, wanted, view_filter),
-        *_studies(release),
-        *_files(release, wanted, sample, max_bad_fraction),
-        *_tables(release),
+        *_studies(release, salt),
+        *_files(release, wanted, sample, max_bad_fraction, salt),
+        *_tables(release, salt),
     ]
     return sorted(problems, key=lambda p: p.severity != "error")
 
@@ -76,15 +108,23 @@ def _views(release: Release, wanted: pandas.DataFrame, view_filter: str) -> list
     return [Problem("no_image_of_view", "error", what, str(release.jpg.tables["metadata"]), mend)]
 
 
-def _studies(release: Release) -> list[Problem]:
+def _studies(release: Release, salt: str) -> list[Problem]:
     studies = set(release.studies())
     known = set(release.images[["subject_id", "study_id"]].drop_duplicates().itertuples(index=False, name=None))
     found = []
-    if lost := len(studies - known):
-        severity = "error" if lost == len(studies) else "warning"
-        what = f"{lost:,} of {len(studies):,} studies with questions have no image in the tables"
+
+    def add(name: str, severity: str, of: set, what: str, where: object, mend: str) -> None:
+        found.append(Problem(name, severity, what, str(where), mend, len(of), hashed_id(min(of)[1], salt)))
+
+    if lost := studies - known:
+        severity = "error" if lost == studies else "warning"
+        what = f"{len(lost):,} of {len(studies):,} studies with questions have no image of their patient in the tables"
         mend = "they are left out; use the releases that belong together if these are too many"
-        found.append(Problem("studies_without_images", severity, what, str(release.jpg.root), mend, lost))
+        add("studies_without_images", severity, lost, what, release.jpg.root, mend)
+    if silent := known - studies:
+        what = f"{len(silent):,} of {len(known):,} studies with images have no questions (596 in the whole release)"
+        mend = "their images are not used; an export has the studies with questions of its grade"
+        add("studies_without_questions", "note", silent, what, release.describe_questions(), mend)
     graphs = release.scene_graph_studies()
     if not graphs:
         what, mend = (
@@ -92,40 +132,51 @@ def _studies(release: Release) -> list[Problem]:
             "download scene_data.zip (scene_graph.zip in an export): the model learns its graph from them",
         )
         found.append(Problem("no_scene_graphs", "error", what, str(release.qba.root), mend))
-    elif bare := len(studies - graphs):
-        what = f"{bare:,} of {len(studies):,} studies have no scene graph"
-        where = str(release.qba.scene_zip or release.qba.scene_folder)
+    elif bare := studies - graphs:
+        what = f"{len(bare):,} of {len(studies):,} studies have no scene graph"
+        where = release.qba.scene_zip or release.qba.scene_folder
         mend = "these studies train without graph supervision"
-        found.append(Problem("studies_without_scene_graph", "warning", what, where, mend, bare))
-    if bare := len({study for _, study in studies & known} - set(release.chexpert.index)):
-        what = f"{bare:,} studies have no CheXpert labels"
-        where, mend = str(release.jpg.tables["chexpert"]), "these studies train without them"
-        found.append(Problem("studies_without_labels", "warning", what, where, mend, bare))
+        add("studies_without_scene_graph", "warning", bare, what, where, mend)
+    labelled = set(release.chexpert.index)
+    if bare := {key for key in studies & known if key[1] not in labelled}:
+        what, mend = f"{len(bare):,} studies have no CheXpert labels", "these studies train without them"
+        add("studies_without_labels", "warning", bare, what, release.jpg.tables["chexpert"], mend)
     return found
 
 
-def _files(release: Release, wanted: pandas.DataFrame, sample: int, max_bad_fraction: float) -> list[Problem]:
+def _files(
+    release: Release, wanted: pandas.DataFrame, sample: int, max_bad_fraction: float, salt: str
+) -> list[Problem]:
     paths = wanted["path"]
     looked_at = paths.iloc[:: max(1, -(-len(paths) // sample))]  # evenly spread, at most `sample`
-    # not pathlib's is_file, which fails where a folder must not be looked into
-    missing = sum(not os.path.isfile(release.image_path(path)) for path in looked_at)
+    # not pathlib's exists, which fails where a folder must not be looked into
+    missing = [path for path in looked_at if not os.path.exists(release.image_path(path))]
     if not missing:
         return []
-    severity = "error" if missing > max_bad_fraction * len(looked_at) else "warning"
-    what = f"{missing:,} of {len(looked_at):,} images looked for have no file"
-    where = str(release.jpg.root / (release.jpg.image_prefix + "p10"))
-    return [Problem("image_files_missing", severity, what, where, "finish the download of the images", missing)]
+    severity = "error" if len(missing) > max(UNFINISHED, max_bad_fraction) * len(looked_at) else "warning"
+    what = f"{len(missing):,} of {len(looked_at):,} images looked for have no file"
+    where, mend = str((release.jpg.root / missing[0]).parents[2]), "finish the download of the images"
+    if len(missing) == len(looked_at):
+        mend += (
+            f"; they are looked for as {release.jpg.image_prefix}p10/p<patient>/s<study>/<image>.jpg beside the tables"
+        )
+    example = hashed_id(os.path.basename(missing[0]).removesuffix(".jpg"), salt)
+    return [Problem("image_files_missing", severity, what, where, mend, len(missing), example)]
 
 
-def _tables(release: Release) -> list[Problem]:
+def _tables(release: Release, salt: str) -> list[Problem]:
     found = []
-    if release.radiologist is None:
+    if "test-set-labeled" not in release.jpg.tables:
         what = "no radiologist's labels (mimic-cxr-2.1.0-test-set-labeled.csv)"
         mend = "part of MIMIC-CXR-JPG 2.1.0; without it CheXpert results are measured against CheXpert labels only"
         found.append(Problem("no_radiologist_labels", "warning", what, str(release.jpg.root), mend))
-    for kind, count in sorted(release.problems.items()):
-        what = f"{count:,} {kind.replace('_', ' ')}"
-        found.append(Problem(kind, "warning", what, str(release.jpg.root), "they are left out", count))
+    for odd in release.oddities:
+        what, mend = ODD[odd.kind]
+        what, mend = f"{odd.count:,} {what}", mend + (f": {odd.reason}" if odd.reason else "")
+        left_out = odd.kind in ("images_without_split", "split_unknown")
+        too_many = left_out and odd.count > max(FEW, MOST_ODD * (len(release.images) + odd.count))
+        severity, example = "error" if too_many else "warning", hashed_id(odd.example, salt) if odd.example else ""
+        found.append(Problem(odd.kind, severity, what, str(odd.path), mend, odd.count, example))
     return found
 
 
@@ -133,11 +184,12 @@ def layout_notes(release: Release) -> list[Problem]:
     """How this copy differs from what is published, where it is read all the same."""
     root, qba = release.jpg.root, release.qba
     found = []
-    blank = int((release.images["view"] == "").sum())
-    if blank:
-        what = f"{blank:,} images have no ViewPosition (15,769 in the whole release)"
+    blank = release.images["dicom_id"][release.images["view"] == ""]
+    if len(blank):
+        what = f"{len(blank):,} images have no ViewPosition (15,769 in the whole release)"
         mend = "they count as neither frontal nor lateral: data.view_filter all is what takes them in"
-        found.append(Problem("view_position_blank", "note", what, str(release.jpg.tables["metadata"]), mend, blank))
+        where, example = str(release.jpg.tables["metadata"]), hashed_id(blank.iloc[0], new_salt())
+        found.append(Problem("view_position_blank", "note", what, where, mend, len(blank), example))
     tables = sorted(
         (match["table"], entry.name) for entry in list_folder(root) if (match := TABLE.fullmatch(entry.name))
     )

@@ -9,6 +9,7 @@ import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +43,8 @@ class ZipMembers:
 
     def __init__(self, path: Path):
         self.path = path
-        self.duplicates = 0
-        """Members that give a study a second time; the last one counts, as when unpacking."""
+        self.duplicates: list[int] = []
+        """Studies of members that give one a second time; the last one counts, as when unpacking."""
         self._tables = {kind: self._table(rows) for kind, rows in self._directory().items()}
 
     def __str__(self) -> str:
@@ -93,7 +94,7 @@ class ZipMembers:
         table = np.array(rows, dtype=_ENTRY)
         table = table[np.argsort(table["code"], kind="stable")]
         last = np.append(table["code"][1:] != table["code"][:-1], True)[: len(table)]
-        self.duplicates += int((~last).sum())
+        self.duplicates += (table["code"][~last] % _STUDIES).tolist()
         return table[last]
 
     def _content(self, entry: np.void, where: str) -> bytes:
@@ -117,7 +118,7 @@ class ZipMembers:
 class FolderMembers:
     """Members of an unpacked release: `<folder>/p10/p<subject>/s<study>.<kind>.json`."""
 
-    duplicates = 0
+    duplicates: Sequence[int] = ()
 
     def __init__(self, folder: Path):
         self.path = folder

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from data.release.locate import JpgFolder, QbaFolder, find_jpg, find_qba
 from data.release.members import Members, choose_members
 from data.release.tables import (
+    Odd,
     names_of,
     open_table,
     read_images,
@@ -114,17 +115,15 @@ class Release:
         """CheXpert labels by study_id: 14 float columns in `CHEXPERT` order, NaN where not mentioned."""
         return self._label_table[0]
 
-    @cached_property
+    @property
     def radiologist(self) -> pandas.DataFrame | None:
-        """A radiologist's labels of 687 test studies, in the form of `chexpert`; None in releases without that file."""
-        path = self.jpg.tables.get("test-set-labeled")
-        return None if path is None else read_labels(path, rename={"Airspace Opacity": "Lung Opacity"})[0]
+        """A radiologist's labels of 687 test studies, in the form of `chexpert`; None without a file that can be read."""
+        return self._radiologist_table[0]
 
-    @cached_property
+    @property
     def negbio(self) -> pandas.DataFrame | None:
-        """The second labeller's labels in the form of `chexpert`; None where the table is not there."""
-        path = self.jpg.tables.get("negbio")
-        return None if path is None else read_labels(path)[0]
+        """The second labeller's labels in the form of `chexpert`; None without a table that can be read."""
+        return self._negbio_table[0]
 
     def question_table(self, columns: tuple[str, ...] = ("question_type", "rating", "split")) -> pyarrow.Table | None:
         """Columns of `question_metadata` by the last part of their names; None when the release has no such table."""
@@ -139,17 +138,37 @@ class Release:
         return choose_members(self.qba.scene_zip, self.qba.scene_folder, "scene_graph")
 
     @cached_property
-    def _image_table(self) -> tuple[pandas.DataFrame, Counter]:
+    def _image_table(self) -> tuple[pandas.DataFrame, list[Odd]]:
         tables = self.jpg.tables
         return read_images(tables["metadata"], tables["split"], self.jpg.image_prefix)
 
     @cached_property
-    def _label_table(self) -> tuple[pandas.DataFrame, Counter]:
+    def _label_table(self) -> tuple[pandas.DataFrame, list[Odd]]:
         if "chexpert" not in self.jpg.tables:
             raise DataError(
                 f"{self.jpg.root} has no mimic-cxr-2.0.0-chexpert.csv.gz: download it from PhysioNet (MIMIC-CXR-JPG)"
             )
         return read_labels(self.jpg.tables["chexpert"])
+
+    @cached_property
+    def _radiologist_table(self) -> tuple[pandas.DataFrame | None, list[Odd]]:
+        return self._other_labels("test-set-labeled", {"Airspace Opacity": "Lung Opacity"})
+
+    @cached_property
+    def _negbio_table(self) -> tuple[pandas.DataFrame | None, list[Odd]]:
+        return self._other_labels("negbio")
+
+    def _other_labels(
+        self, table: str, rename: dict[str, str] | None = None
+    ) -> tuple[pandas.DataFrame | None, list[Odd]]:
+        """Labels that nothing is trained on: without them the rest is as good."""
+        path = self.jpg.tables.get(table)
+        if path is None:
+            return None, []
+        try:
+            return read_labels(path, rename)
+        except DataError as error:
+            return None, [Odd("label_table_unreadable", path, 1, reason=str(error))]
 
     # One study
 
@@ -211,11 +230,21 @@ class Release:
         return not self.is_synthetic
 
     @property
+    def oddities(self) -> list[Odd]:
+        """What the tables and archives have that could not be used as it is, file by file."""
+        tables = self._image_table, self._label_table, self._negbio_table, self._radiologist_table
+        odd = [one for _, found in tables for one in found]
+        for members in (self._qa, self._scenes):
+            odd += Odd.all_of(members.path, {"duplicate_members": members.duplicates}) if members else []
+        return odd
+
+    @property
     def problems(self) -> Counter:
-        """Counts of what the tables and archives have that could not be used, by kind; empty when there is nothing."""
-        problems = self._image_table[1] + self._label_table[1]
-        problems["duplicate_members"] = sum(m.duplicates for m in (self._qa, self._scenes) if m)
-        return +problems
+        """Counts of `oddities` by kind; empty when there is nothing."""
+        counts: Counter = Counter()
+        for odd in self.oddities:
+            counts[odd.kind] += odd.count
+        return counts
 
     def fingerprint(self) -> str:
         """16 hex digits over the contents of the tables and the lists of members: other contents, other fingerprint.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from data.label_space import CHEXPERT
 from data.release.locate import QbaFolder
@@ -29,6 +29,22 @@ SPLITS = {
 
 _ID_LIMIT = 10**8
 """Subject and study ids have eight digits."""
+
+
+class Odd(NamedTuple):
+    """Something that a file has and that could not be used as it is."""
+
+    kind: str
+    path: Path
+    count: int
+    example: str = ""
+    """id of an image or a study"""
+    reason: str = ""
+
+    @staticmethod
+    def all_of(path: Path, kinds: dict[str, Sequence]) -> list[Odd]:
+        """Of kind -> ids of images or studies; nothing of kinds without any."""
+        return [Odd(kind, path, len(ids), str(next(iter(ids[:1])))) for kind, ids in kinds.items() if len(ids)]
 
 
 def open_table(path: Path) -> BinaryIO:
@@ -78,8 +94,8 @@ def ids(frame: pandas.DataFrame, column: str, path: Path) -> pandas.Series:
     return numbers.astype("int64")
 
 
-def read_images(metadata_path: Path, split_path: Path, image_prefix: str) -> tuple[pandas.DataFrame, Counter]:
-    """The images of the JPG release, sorted by subject, study and id, and counts of what had to be left out.
+def read_images(metadata_path: Path, split_path: Path, image_prefix: str) -> tuple[pandas.DataFrame, list[Odd]]:
+    """The images of the JPG release, sorted by subject, study and id, and what had to be left out.
 
     Columns: dicom_id str, subject_id int64, study_id int64, view str ('' if blank), rows int32, columns int32 (0 if
     unknown), split str, path str (relative to the root). DataError when a patient is in two splits.
@@ -97,13 +113,16 @@ def read_images(metadata_path: Path, split_path: Path, image_prefix: str) -> tup
             "columns": _sizes(meta, "Columns"),
         }
     )
-    problems: Counter = Counter()
-    problems["duplicate_images"] = int(images["dicom_id"].duplicated().sum())
-    images = images.drop_duplicates("dicom_id")
-    splits = read_splits(split_path, problems)
-    images["split"] = images["dicom_id"].map(splits)
-    problems["images_without_split"] = int(images["split"].isna().sum())
-    problems["split_rows_without_metadata"] = len(splits.index.difference(images["dicom_id"]))
+    repeated = images["dicom_id"].duplicated()
+    odd = Odd.all_of(metadata_path, {"duplicate_images": images["dicom_id"][repeated]})
+    images = images[~repeated]
+    splits, odd_splits = read_splits(split_path)
+    images = images.assign(split=images["dicom_id"].map(splits))
+    lost = {
+        "images_without_split": images["dicom_id"][images["split"].isna()],
+        "split_rows_without_metadata": splits.index.difference(images["dicom_id"]),
+    }
+    odd += odd_splits + Odd.all_of(split_path, lost)
     images = images[images["split"].notna()].sort_values(["subject_id", "study_id", "dicom_id"], ignore_index=True)
     if images.empty:
         raise DataError(f"no image of {metadata_path} is in {split_path}: the two files belong to different releases")
@@ -112,21 +131,21 @@ def read_images(metadata_path: Path, split_path: Path, image_prefix: str) -> tup
     subject, study = images["subject_id"].astype(str).str.zfill(8), images["study_id"].astype(str).str.zfill(8)
     folder = image_prefix + "p" + subject.str[:2] + "/p" + subject + "/s" + study + "/"
     images["path"] = folder + images["dicom_id"] + ".jpg"
-    return images, +problems  # unary plus drops zero counts
+    return images, odd
 
 
-def read_splits(path: Path, problems: Counter) -> pandas.Series:
-    """dicom_id -> train, validate or test, by the official table; rows with another word are left out and counted."""
+def read_splits(path: Path) -> tuple[pandas.Series, list[Odd]]:
+    """dicom_id -> train, validate or test, by the official table; and the rows with another word, which are left out."""
     import pandas as pd
 
     table = read_table(path, ["dicom_id", "subject_id", "split"])
     split = table["split"].str.strip().str.lower().map(SPLITS)
-    problems["split_unknown"] = int(split.isna().sum())
+    odd = Odd.all_of(path, {"split_unknown": table["dicom_id"][split.isna()]})
     table = pd.DataFrame({"dicom_id": table["dicom_id"].str.strip(), "subject_id": table["subject_id"], "split": split})
     table = table[split.notna()]
     _require_one_owner(table, "subject_id", "split", f"patients are in more than one split in {path}")
     _require_one_owner(table, "dicom_id", "split", f"images are in more than one split in {path}")
-    return table.drop_duplicates("dicom_id").set_index("dicom_id")["split"]
+    return table.drop_duplicates("dicom_id").set_index("dicom_id")["split"], odd
 
 
 def _require_one_owner(frame: pandas.DataFrame, item: str, owner: str, complaint: str) -> None:
@@ -144,8 +163,8 @@ def _sizes(frame: pandas.DataFrame, column: str) -> pandas.Series | int:
     return sizes.where(sizes.between(1, 2**31 - 1), 0).astype("int32")
 
 
-def read_labels(path: Path, rename: dict[str, str] | None = None) -> tuple[pandas.DataFrame, Counter]:
-    """A table of the 14 labels: index study_id, float32 columns in the order of `CHEXPERT`, and counts of oddities.
+def read_labels(path: Path, rename: dict[str, str] | None = None) -> tuple[pandas.DataFrame, list[Odd]]:
+    """A table of the 14 labels: index study_id, float32 columns in the order of `CHEXPERT`, and what is odd in it.
 
     Values: 1 present, 0 absent, -1 uncertain, NaN not mentioned. Anything else is counted and NaN.
     """
@@ -154,18 +173,19 @@ def read_labels(path: Path, rename: dict[str, str] | None = None) -> tuple[panda
     backward = {new: old for old, new in (rename or {}).items()}
     columns = [backward.get(name, name) for name in CHEXPERT]
     table = read_table(path, ["study_id", *columns])
-    problems: Counter = Counter()
-    labels = {}
+    studies = ids(table, "study_id", path)
+    labels, unknown = {}, []
     for name, column in zip(CHEXPERT, columns, strict=True):
         text = table[column].str.strip()
         values = pd.to_numeric(text, errors="coerce")
         known = values.isin([1.0, 0.0, -1.0])
-        problems["label_values_unknown"] += int((~known & (text != "")).sum())
+        unknown += studies[~known & (text != "")].tolist()
         labels[name] = values.where(known).astype("float32")
     frame = pd.DataFrame(labels)
-    frame.index = pd.Index(ids(table, "study_id", path), name="study_id")
-    problems["duplicate_label_rows"] = int(frame.index.duplicated().sum())
-    return frame[~frame.index.duplicated()].sort_index(), +problems
+    frame.index = pd.Index(studies, name="study_id")
+    repeated = frame.index.duplicated()
+    kinds = {"label_values_unknown": unknown, "duplicate_label_rows": frame.index[repeated]}
+    return frame[~repeated].sort_index(), Odd.all_of(path, kinds)
 
 
 def read_info(path: Path) -> dict:
