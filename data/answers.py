@@ -57,7 +57,7 @@ def parse_question(raw: Any, counts: Counter | None = None) -> Question | Droppe
 
     Names and values without a row in our tables are counted in `counts` under (kind, value), where kind is one of
     region, entity, severity, positiveness, laterality, question_type, question_type_short,
-    answer_type, main_answers, rating, rating_missing.
+    answer_type, rating, rating_missing.
     """
     question = mapping(raw)
     question_id = question.get("question_id") if isinstance(question.get("question_id"), str) else ""
@@ -72,8 +72,6 @@ def parse_question(raw: Any, counts: Counter | None = None) -> Question | Droppe
     if kind.head is None or not text:
         return Dropped(question_id, kind.name, "empty_question_text" if kind.head else "unsupported_type")
     main = _main_answers(question.get("answers"), counts)
-    if len(main) > 1:
-        note(counts, "main_answers", "several")
     target = _target(kind, main, counts) if main else "no_main_answer"
     if isinstance(target, str):
         return Dropped(question_id, kind.name, target)

@@ -17,7 +17,7 @@ _PROBABILITY = _POLARITY | {"likely": True, "unlikely": False}
 _NO_SIDE = frozenset(("", "none", "midline", "central", "unilateral", "unspecified", "unknown", "n/a"))
 
 
-FORMS = frozenset(("observation", "box", "main_answers", "question_id", "question_type_short", "rating_missing"))
+FORMS = frozenset(("observation", "box", "question_id", "question_type_short", "rating_missing"))
 """Kinds of counts that are no names and values without a row in our tables: something is given in an odd form"""
 
 

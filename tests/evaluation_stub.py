@@ -100,7 +100,7 @@ def questions(n: int) -> list[tuple]:
 
 def studies(patients: list[int], split: str) -> list[dict]:
     """One study for each entry of `patients`; patients of different splits differ."""
-    base = {"train": 100, "validate": 200, "test": 300}[split]
+    base = {"train": 10_000_100, "validate": 10_000_200, "test": 10_000_300}[split]
     labels = [[float(i % 2)] * 13 + [float("nan")] for i in range(len(patients))]
     return [
         {"split": split, "subject": base + p, "questions": questions(i), "chexpert": labels[i], "images": 1 + i % 2}

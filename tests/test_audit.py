@@ -212,5 +212,5 @@ def test_what_has_an_odd_form_is_no_unknown_name(tmp_path):
     index = write_mini_index(
         tmp_path / "index", [{"split": "train", "questions": [("D02_has_finding", "Nodule?", 1, 4)] * 4}]
     )
-    index.meta["unmapped"] = {"region": {"tail": 2, "fin": 1}, "box": {"empty": 9}, "main_answers": {"several": 3}}
+    index.meta["unmapped"] = {"region": {"tail": 2, "fin": 1}, "box": {"empty": 9}, "question_id": {"again": 3}}
     assert unknown_names(index) == {"region": {"n": 3, "per_question": 0.75}}

@@ -123,7 +123,6 @@ QUESTIONS = {
     "laterality_unknown": asked("D03_where_is_finding", main_answer(regions=["heart"], laterality="upwards")),
     "laterality_conflict": asked("D03_where_is_finding", main_answer(regions=["left lung"], laterality="right")),
     "question_type_name": asked("Z99_unheard_of", main_answer()),
-    "answer_of_several_parts": asked("D02_has_finding", main_answer(text="Yes."), main_answer(text="Yes, two.")),
     "answer_type_unknown": asked("D02_has_finding", main_answer(text="Yes."), main_answer(answer_type="gossip")),
     "grade_missing": asked("D02_has_finding", main_answer(text="Yes."), question_quality=None),
     "question_type_without_prefix": asked("has_finding", main_answer(text="Yes.")),

@@ -138,12 +138,6 @@ VALUES: dict[str, Oddity] = {
         "questions have no `question_id`, or that of another one of their study",
         "they are used, but rows of predictions do not tell them apart",
     ),
-    "main_answers": Oddity(
-        "answer_of_several_parts",
-        "questions have several main answers",
-        "all parts together make the target",
-        expected=True,
-    ),
     "rating_missing": Oddity(
         "grade_missing", "questions have no grade", "they count as unrated, which data.quality_grade leaves out"
     ),
