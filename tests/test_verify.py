@@ -35,10 +35,19 @@ def found_in(folder, view_filter="all"):
 def test_a_whole_release_is_whole(origin):
     found = found_in(origin)
     assert found.is_whole and found.images == len(opened(origin).images)
-    assert not (found.unlisted or found.without_row or found.unlisted_releases)
+    assert not (found.unlisted or found.without_row or found.unlisted_releases or found.not_there)
     files = sum(p.is_file() for folder in ("mimic-cxr-jpg", "mimic-ext-cxr-qba") for p in (origin / folder).rglob("*"))
     assert found.checksums == files - 2, "all but the two lists"
     assert verified_lines(found)[-1] == "whole"
+
+
+def test_files_of_the_list_that_are_not_there_are_named_and_images_counted_apart(copy):
+    names = "mimic-cxr-2.0.0-negbio.csv.gz", "IMAGE_FILENAMES"
+    for name in names:
+        (copy / "mimic-cxr-jpg" / name).unlink()
+    found = found_in(copy)
+    assert found.not_there == sorted(names) and found.is_whole, "not every release needs them"
+    assert "2 files of the release's list are not there: IMAGE_FILENAMES, mimic-cxr" in "\n".join(verified_lines(found))
 
 
 def test_everything_that_is_wrong_is_found(copy):

@@ -45,6 +45,8 @@ class Verified:
     """images on disk that the tables do not have"""
     unlisted_releases: list[str] = field(default_factory=list)
     """folders without SHA256SUMS.txt: their files cannot be compared"""
+    not_there: list[str] = field(default_factory=list)
+    """files of the release's list that the disk has not, images apart: not all of them are needed"""
 
     @property
     def is_whole(self) -> bool:
@@ -59,6 +61,9 @@ def verify(release: Release, view_filter: str, workers: int, progress: Progress)
     found = Verified()
     for root in roots_of(release):
         _checksums(root, list(files_of(root)), found, workers, progress)
+        if (root / NAME).is_file():
+            others = (name for name in read_listing(root / NAME) if not name.endswith(".jpg"))
+            found.not_there += sorted(name for name in others if not (root / name).exists())
     _compare_images(release, view_filter, found)
     _decode_all(release, found, workers, progress)
     return found
@@ -203,6 +208,7 @@ def verified_lines(found: Verified, shown: int = 5) -> list[str]:
         ("images of the tables are not there", found.absent, "setup_data.py --download gets them"),
         ("images are in no table", found.without_row, "they are not used"),
         ("files are not in the release's list", found.unlisted, "they are not used, or of another version"),
+        ("files of the release's list are not there", found.not_there, "--download gets what is needed of them"),
         ("folders have no SHA256SUMS.txt", found.unlisted_releases, "download it from the release's page to compare"),
     ):
         if names:
