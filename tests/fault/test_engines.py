@@ -24,7 +24,7 @@ ENGINES = {
     "zero-2": {"stage": 2},
     "zero-3": {"stage": 3, "config_path": "tests/fault/zero3_config.json"},
 }
-ALL = ["torch", "zero-2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero-1", "zero-3"))]
+pytestmark = pytest.mark.slow
 CALM = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
 """of the text encoder; `model.dropout` is the rest"""
 
@@ -111,7 +111,7 @@ def one_process(launcher, index_folder, tmp_path_factory) -> Ended:
     return ended
 
 
-@pytest.mark.parametrize("engine", ALL)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_two_processes_give_the_loss_curve_of_one(launcher, job, one_process, engine):
     ended = launcher.run(job(2, engine, model=without_dropout(), max_steps=STEPS, eval_steps=25), 2)
     assert_ended_well(ended)
@@ -166,7 +166,7 @@ def test_batch_norms_see_the_images_of_all_processes(launcher, job):
 # Resuming
 
 
-@pytest.mark.parametrize("engine", ["torch", "zero-2", pytest.param("zero-3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("engine", ["torch", "zero-2", "zero-3"])
 def test_two_processes_resume_bit_for_bit(launcher, job, straight, engine, tmp_path):
     uncut, folder = straight(engine)
     shutil.copytree(folder, tmp_path / "run")
