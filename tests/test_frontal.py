@@ -169,8 +169,6 @@ def folders(tmp_path):
 def test_a_fit_tells_films_from_others_and_is_written_as_it_is_read(folders, monkeypatch, capsys):
     target = folders / "frontal_check.json"
     monkeypatch.setattr(fit_frontal_check, "DRAWN", 24)
-    monkeypatch.setattr(frontal, "CONSTANTS", target)
-    monkeypatch.setattr(frontal.constants, "__wrapped__", frontal.constants.__wrapped__, raising=False)
     args = fit_frontal_check.parse(["--films", str(folders / "films"), "--others", str(folders / "others")])
     found = fit_frontal_check.collect(args)
     fitted = fit_frontal_check.fit(list(found.fitting.values()))
