@@ -126,7 +126,7 @@ class Explainer:
         question: str,
         methods: Sequence[str] = METHODS,
         head: Head | str | None = None,
-        target: str | None = None,
+        target: str | Sequence[str] | None = None,
         stride: int | None = None,
         shape: tuple[int, int] | None = None,
     ) -> list[Explanation]:
@@ -135,8 +135,8 @@ class Explainer:
         Args:
             methods: of METHODS.
             head: None: the head that answers questions of the type that the model takes this one for.
-            target: class of the head, in any case; None: the most probable one.
-            stride: of the stage that class activation maps are made from, one of `strides`; None: the coarsest.
+            target: class of the head, in any case; of several the most probable one; None: of all of them.
+            stride: of the stage that class activation maps are made from, one of `strides`; None: see `default_stride`.
             shape: (H, W) of the maps; None: the film's original pixels.
         Raises:
             UserError: an unknown method, head, class or stride; a question that no head answers, that is empty or too long;
@@ -149,8 +149,9 @@ class Explainer:
         )
         head = head_of(found.question_type) if head is None else find_head(head)
         logits = found.logits[head.value]
-        number = int(logits.argmax()) if target is None else find_class(head, target)
         values = logits.detach()
+        classes = find_classes(head, target)
+        number = classes[int(values[classes].argmax())]
         answer = {
             "head": head,
             "target": HEADS[head].classes[number],
@@ -240,6 +241,14 @@ class Explainer:
         }
 
 
+def default_stride(model: SSGVQA) -> int:
+    """Of class activation maps: the next finer stage than the map that the model reads, where its backbone has one.
+
+    On the look-alike data it points better than the coarse map, and stages before it no better (docs/EXPLANATIONS.md).
+    """
+    return stage_strides(model)[-2:][0]
+
+
 def head_of(question_type: Tensor) -> Head:
     """The head that answers a question, from the (28,) logits of its type; UserError for a type that none answers."""
     number = int(question_type.argmax())
@@ -258,6 +267,13 @@ def find_head(name: str) -> Head:
     if name not in list(HEADS):
         raise UserError(f"--head {name}: must be one of {', '.join(HEADS)}")
     return Head(name)
+
+
+def find_classes(head: Head, names: str | Sequence[str] | None) -> list[int]:
+    """Numbers of classes of a head; None: all."""
+    if names is None:
+        return list(range(len(HEADS[head].classes)))
+    return [find_class(head, name) for name in ([names] if isinstance(names, str) else names)]
 
 
 def find_class(head: Head, name: str) -> int:

@@ -77,6 +77,25 @@ def description(one: Explanation) -> dict:
     }
 
 
+def summary_lines(explanations: Sequence[Explanation]) -> list[str]:
+    """For a terminal: the answer, and where each map is largest."""
+    first = explanations[0]
+    lines = [
+        f"{first.head.value}: {first.target}, logit {first.logit:+.2f}, probability {first.probability:.2f} (not calibrated)"
+    ]
+    for one in explanations:
+        place = peak(one.map)
+        if place is None:
+            where = "the same everywhere: it points nowhere"
+        else:
+            where = f"largest at {100 * place[0]:.0f} % of the width and {100 * place[1]:.0f} % of the height"
+        if one.regions:
+            top = sorted(one.regions.items(), key=lambda item: -item[1])[:3]
+            where += "; " + ", ".join(f"{name} {share:.2f}" for name, share in top)
+        lines.append(f"{one.method:<12} {where}")
+    return lines
+
+
 def _paths(folder: Path, methods: Sequence[str]) -> tuple[Path, ...]:
     return tuple(folder / f"{method}.{end}" for method in methods for end in ("png", "npz", "json"))
 
