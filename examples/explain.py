@@ -16,12 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started by its path, Python looks in examples/ only
 
+from data.label_space import HEADS
+from models.explanation_methods import DEFAULT_METHODS, METHODS
 from utils.cli import run, say
 from utils.quick_imports import quick_imports
 
-METHODS = ("gradcam", "layercam", "regions", "sim-regions", "sim-image")
-DEFAULT_METHODS = ("layercam", "regions")
-HEADS = ("binary", "category", "region", "severity")
 CHECKS_FILE = "explanation_checks.json"
 
 
@@ -67,7 +66,11 @@ def build_parser() -> argparse.ArgumentParser:
     both.add_argument("--device", default="cpu", help="cpu, cuda or another of PyTorch (default: cpu)")
     both.add_argument("--debug", action="store_true", help="show the traceback of an error (default: one line)")
     one = parser.add_argument_group("one film")
-    one.add_argument("--head", choices=HEADS, help="whose answer is explained (default: the one the question is for)")
+    one.add_argument(
+        "--head",
+        choices=[head.value for head in HEADS],
+        help="whose answer is explained (default: the one the question is for)",
+    )
     one.add_argument("--target", metavar="CLASS", help="class of the head to explain (default: the most probable one)")
     checks = parser.add_argument_group("checks")
     checks.add_argument("--sanity", action="store_true", help="check the methods (default: explain a film)")
@@ -116,15 +119,18 @@ def main(argv: list[str]) -> int:
 def explain(args: argparse.Namespace) -> int:
     """The first form."""
     with quick_imports():
+        from data.images import decode
         from models import explanation_files
-        from models.explaining import Explainer
+        from models.explaining import Explainer, FilmPixels
+        from utils.overlays import LONGEST_SIDE
 
     explanation_files.check_output(args.output, args.method, args.overwrite)
     explainer = Explainer.from_pretrained(args.model, args.device)
     film = explainer.open(args.image)
     found = explainer.explain(film, args.question, args.method, args.head, args.target, args.stride)
     credentialed = explainer.model.credentialed is not False
-    files = explanation_files.write(args.output, film, args.question, found, explainer.fingerprint, credentialed)
+    shown = FilmPixels(*decode(args.image, LONGEST_SIDE))
+    files = explanation_files.write(args.output, shown, args.question, found, explainer.fingerprint, credentialed)
     say(*explanation_files.summary_lines(found))
     say(f"{len(files)} files in {args.output}; they show the film: keep them where it is. Not for clinical use.")
     return 0
@@ -142,7 +148,8 @@ def check(args: argparse.Namespace) -> int:
         from data.index import open_index
         from models.explaining import Explainer, default_stride
         from models.model_folder import read
-        from training.explanation_checks.report import CheckSettings, passes, run_checks, table_lines
+    # outside: it needs scipy, which a quick import hides
+    from training.explanation_checks.report import CheckSettings, passes, run_checks, table_lines
 
     index = open_index(args.index)
     explainer = Explainer.from_pretrained(args.model, args.device)

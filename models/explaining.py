@@ -28,14 +28,10 @@ from data.label_space import HEADS, QUESTION_TYPES, REGIONS, Head
 from models import model_folder
 from models.cam_methods import CAM_METHODS
 from models.captures import AttentionCapture, SimAttention, StageCapture, stage_strides
+from models.explanation_methods import METHODS, REGION_POINTER, SIM_REGIONS
 from models.film_maps import paint_regions, scaled, to_film
 from models.mimic_vqa_model import SSGVQA
 from utils.errors import UserError
-
-REGION_POINTER, SIM_REGIONS, SIM_IMAGE = "regions", "sim-regions", "sim-image"
-ATTENTION_METHODS: tuple[str, ...] = (REGION_POINTER, SIM_REGIONS, SIM_IMAGE)
-"""Where the model reads: the graph reader's pointer; SIM's attention to the regions; SIM's attention to the feature map."""
-METHODS: tuple[str, ...] = (*CAM_METHODS, *ATTENTION_METHODS)
 
 
 @dataclass(frozen=True)
@@ -100,8 +96,8 @@ class Explainer:
 
     def __init__(self, model: SSGVQA, tokenizer, image_store_size: int = 0, fingerprint: str = "", device: str = "cpu"):
         """`image_store_size`: `data.image_store_size`; `fingerprint`: SHA-256 of the weights, kept for what is written."""
-        self.model, self.tokenizer, self.fingerprint = model.to(device).eval(), tokenizer, fingerprint
-        self.device = torch.device(device)
+        self.device = usable_device(device)
+        self.model, self.tokenizer, self.fingerprint = model.to(self.device).eval(), tokenizer, fingerprint
         self._side = image_store_size or model.image_size
 
     @classmethod
@@ -286,6 +282,16 @@ def find_class(head: Head, name: str) -> int:
     near = difflib.get_close_matches(wanted, small, n=1)
     hint = f"did you mean {classes[small.index(near[0])]}?" if near else f"it has {', '.join(classes)}"
     raise UserError(f"--target {name}: no class of the {head.value} head; {hint}")
+
+
+def usable_device(name: str) -> torch.device:
+    """A device that tensors can be put on; UserError for others."""
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"--device {name}: PyTorch cannot use it here ({str(error).splitlines()[0]}); try cpu"
+        ) from error
 
 
 def check_methods(names: Sequence[str]) -> None:

@@ -45,7 +45,10 @@ def write(
 ) -> list[Path]:
     """Write the three files of each explanation, over older ones; their paths. DataError when the disk refuses.
 
-    `fingerprint`: SHA-256 of the model's weights; `credentialed`: whether they are of credentialed or unknown lineage.
+    Args:
+        film: as it is to be shown; it may have more pixels than the model saw.
+        fingerprint: SHA-256 of the model's weights.
+        credentialed: whether they are of credentialed or unknown lineage.
     """
     about = {"format": FORMAT, "question": question, "width": film.width, "height": film.height}
     model = {"model_sha256": fingerprint, "credentialed_model": credentialed}
@@ -115,7 +118,7 @@ def _picture(film: FilmPixels, one: Explanation):
         end = f"1 = {one.maximum:.3g}"
     else:
         end = f"1 = a share of {one.maximum:.3f}"
-    what = "speaks for" if one.depends_on_target else "attention, whatever the answer:"
-    lines = (f"{one.method}, {what}", answer)
+    what = "what speaks for the answer" if one.depends_on_target else "attention, whatever the answer"
+    lines = (f"{one.method}: {what}", answer)
     size = shown_size(film.width, film.height)
     return with_legend(overlay(film.pixels, one.map, size), lines, ("0", end))
