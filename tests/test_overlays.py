@@ -149,7 +149,9 @@ def test_the_map_lies_on_the_film_where_it_belongs_at_any_size():
 @pytest.mark.parametrize("width", [64, 256, 1024])
 def test_the_legend_is_below_the_film_and_stays_inside(width):
     picture = Image.new("RGB", (width, 50), (9, 9, 9))
-    page = with_legend(picture, ("layercam: what speaks for the answer", "category: Pleural Effusion"), ("0", "1 = 0.3"))
+    page = with_legend(
+        picture, ("layercam: what speaks for the answer", "category: Pleural Effusion"), ("0", "1 = 0.3")
+    )
     pixels = np.asarray(page)
     assert page.width == max(width, SHORTEST_SIDE) and page.height > 50 + LEGEND
     assert (pixels[:50, :width] == 9).all()
