@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from utils.errors import DataError
+
 CONSTANTS = Path(__file__).resolve().parent.parent / "configs" / "frontal_check.json"
 COARSE, FINE = 16, 128
 """Sides of the squares that shape and texture are measured in"""
@@ -54,6 +56,13 @@ class FrontalCheck:
     """the measure that speaks most against it; empty if it is one"""
     measures: dict[str, float]
     """of `MEASURES`; empty where colour or emptiness decided"""
+
+    def refuse(self, image: str) -> None:
+        """DataError if it is no frontal chest film; `image`: what the sentence calls it."""
+        if not self.is_frontal:
+            raise DataError(
+                f"{image}: not a frontal chest film ({self.reason}); give a frontal film, or go on all the same with --force (force=True)"
+            )
 
 
 @dataclass(frozen=True)

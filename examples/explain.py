@@ -72,6 +72,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="whose answer is explained (default: the one the question is for)",
     )
     one.add_argument("--target", metavar="CLASS", help="class of the head to explain (default: the most probable one)")
+    one.add_argument(
+        "--force",
+        action="store_true",
+        help="explain what is plainly no frontal chest film as well (default: refuse it)",
+    )
     checks = parser.add_argument_group("checks")
     checks.add_argument("--sanity", action="store_true", help="check the methods (default: explain a film)")
     checks.add_argument("--index", type=Path, metavar="DIR", help="index with scene graphs (required with --sanity)")
@@ -131,7 +136,7 @@ def explain(args: argparse.Namespace) -> int:
 
     explanation_files.check_output(args.output, args.method, args.overwrite)
     explainer = Explainer.from_pretrained(args.model, args.device)
-    film = explainer.open(args.image)
+    film = explainer.open(args.image, args.force)
     found = explainer.explain(film, args.question, args.method, args.head, args.target, args.stride)
     credentialed = explainer.model.credentialed is not False
     shown = FilmPixels(*decode(args.image, LONGEST_SIDE))

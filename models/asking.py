@@ -28,13 +28,14 @@ from data.frontal import FrontalCheck, check_frontal, colourfulness
 from data.label_space import CHEXPERT, HEADS, REGIONS, Head, find_head
 from data.vocabulary import RESERVED, Vocabulary
 from models.answers import Answer, Box, Look, QuestionOnlyAnswer, Region
+from models.devices import find_device
 from models.encoders import ImageFeatures
 from models.mimic_vqa_model import SSGVQA
 from models.probabilities import decide, probabilities, read_temperatures, sureness, tempered, weights_sha256
 from models.question_only import QuestionOnly
 from models.routing import Route, Router
 from models.trained import check_trained_record, check_trained_weights
-from utils.errors import CheckpointError, ConfigError, DataError
+from utils.errors import CheckpointError, DataError
 
 __all__ = ["Answer", "Asker", "Box", "Film", "Look", "QuestionOnlyAnswer", "Region"]
 
@@ -141,11 +142,8 @@ class Asker:
         """
         name, pixels, width, height, colour = self._pixels(source)
         frontal = check_frontal(pixels, colour)
-        if not (frontal.is_frontal or force):
-            raise DataError(
-                f"image {source if name else 'array'}: not a frontal chest film ({frontal.reason}); "
-                "give a frontal film, or ask all the same with --force (force=True)"
-            )
+        if not force:
+            frontal.refuse(f"image {source if name else 'array'}")
         frame = Frame.letterbox(*(np.array([side]) for side in (width, height)))
         size = self.config.data.image_size
         picture = Pictures.collect([self._stored(pixels)], np.array([0]), frame, size).to(self.device).render()
@@ -327,16 +325,3 @@ def answer_texts(head: Head, decided: np.ndarray | np.integer) -> tuple[str, ...
     if not HEADS[head].multi_label:
         return (classes[int(decided)],)
     return tuple(name for name, chosen in zip(classes, decided, strict=True) if chosen)
-
-
-def find_device(name: str) -> torch.device:
-    """`auto`: the first GPU, else the CPU. ConfigError for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {name}: cannot be used ({reason}); give cpu, cuda or auto") from error
-    return device

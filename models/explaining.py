@@ -11,7 +11,6 @@ What each method shows, and what it does not: docs/EXPLANATIONS.md.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,20 +21,20 @@ import torch
 from torch import Tensor
 
 from data.batch import TokenBatch
-from data.checksums import sha256_of
 from data.frames import Frame, Pictures
+from data.frontal import check_frontal, colourfulness
 from data.images import decode
-from data.label_space import HEADS, QUESTION_TYPES, REGIONS, Head
-from models import model_folder
+from data.label_space import HEADS, REGIONS, Head, find_head
 from models.cam_methods import CAM_METHODS
 from models.captures import AttentionCapture, SimAttention, StageCapture, stage_strides
+from models.devices import find_device
 from models.explanation_methods import METHODS, REGION_POINTER, SIM_REGIONS
 from models.film_maps import paint_regions, scaled, to_film
 from models.mimic_vqa_model import SSGVQA
+from models.probabilities import weights_sha256
+from models.routing import Router
+from models.trained import check_trained_record, check_trained_weights
 from utils.errors import CheckpointError, UserError
-
-TRAINING_RECORDS = ("metrics.json", "training_state.json")
-"""Of a best model and of a checkpoint: what has the number of steps"""
 
 
 @dataclass(frozen=True)
@@ -98,32 +97,56 @@ class _Pass:
 class Explainer:
     """A trained model that is asked for its reasons, one question about one film at a time."""
 
-    def __init__(self, model: SSGVQA, tokenizer, image_store_size: int = 0, fingerprint: str = "", device: str = "cpu"):
-        """`image_store_size`: `data.image_store_size`; `fingerprint`: SHA-256 of the weights, kept for what is written."""
-        self.device = usable_device(device)
+    def __init__(
+        self,
+        model: SSGVQA,
+        tokenizer,
+        image_store_size: int = 0,
+        fingerprint: str = "",
+        device: str = "cpu",
+        router: Router | None = None,
+    ):
+        """Made by `from_pretrained`, as a rule.
+
+        Args:
+            image_store_size: `data.image_store_size`.
+            fingerprint: SHA-256 of the weights, kept for what is written.
+            router: chooses the head of a question; without one, heads are to be named.
+        """
+        self.device = find_device(device)
         self.model, self.tokenizer, self.fingerprint = model.to(self.device).eval(), tokenizer, fingerprint
+        self.router = router
         self._side = image_store_size or model.image_size
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> Explainer:
         """Of a model folder; CheckpointError as `SSGVQA.from_pretrained`, and for one that no training wrote."""
-        model, tokenizer, config, _ = SSGVQA.from_pretrained(folder)
-        check_trained(Path(folder))
+        folder = Path(folder)
+        check_trained_record(folder)
+        model, tokenizer, config, vocabulary = SSGVQA.from_pretrained(folder)
+        check_trained_weights(model, folder)
         if config.data.blank_images:
             raise CheckpointError(
                 f"{folder}: trained on black images (data.blank_images): no film has a part in its answers"
             )
-        fingerprint = sha256_of(Path(folder) / model_folder.WEIGHTS)
-        return cls(model, tokenizer, config.data.image_store_size, fingerprint, device)
+        sha256 = weights_sha256(folder)
+        router = Router.of_folder(folder, sha256, vocabulary)
+        return cls(model, tokenizer, config.data.image_store_size, sha256, device, router)
 
     @property
     def strides(self) -> tuple[int, ...]:
         """Those that `explain` takes, finest first; the last is the one of the map that the model reads."""
         return stage_strides(self.model)
 
-    def open(self, path: str | Path) -> FilmPixels:
-        """A JPEG, PNG or DICOM file; DataError as `data.images.decode`."""
-        return FilmPixels(*decode(Path(path), self._side))
+    def open(self, path: str | Path, force: bool = False) -> FilmPixels:
+        """A JPEG, PNG or DICOM file; DataError as `data.images.decode`, and for what is plainly no frontal chest film.
+
+        `force`: open it even then.
+        """
+        film = FilmPixels(*decode(Path(path), self._side))
+        if not force:
+            check_frontal(film.pixels, colourfulness(path)).refuse(f"image {path}")
+        return film
 
     def explain(
         self,
@@ -139,12 +162,13 @@ class Explainer:
 
         Args:
             methods: of METHODS.
-            head: None: the head that answers questions of the type that the model takes this one for.
+            head: None: the one that would answer this question (`models.routing`).
             target: class of the head, in any case; of several the most probable one; None: of all of them.
             stride: of the stage that class activation maps are made from, one of `strides`; None: see `default_stride`.
             shape: (H, W) of the maps; None: the film's original pixels.
         Raises:
-            UserError: an unknown method, head, class or stride; a question that no head answers, that is empty or too long;
+            ConfigError: an unknown head.
+            UserError: an unknown method, class or stride; a question that no head answers, that is empty or too long;
                 attention of a model that has none.
         """
         check_methods(methods)
@@ -152,7 +176,7 @@ class Explainer:
         found = self._run(
             film, question, stride or self.strides[-1], bool(cams), any(m.startswith("sim-") for m in methods)
         )
-        head = head_of(found.question_type) if head is None else find_head(head)
+        head = find_head(head) or self._head_of(question, found.question_type)
         logits = found.logits[head.value]
         values = logits.detach()
         classes = find_classes(head, target)
@@ -176,6 +200,17 @@ class Explainer:
             values, maximum = scaled(values)
             made.append(Explanation(method=method, map=values, maximum=maximum, **answer, **more))
         return made
+
+    def _head_of(self, question: str, question_type: Tensor) -> Head:
+        """The one that is asked when a question is asked without naming one (`models.routing`)."""
+        if self.router is None:
+            raise UserError("which head answers this question is not known here: name it")
+        route = self.router.route(question, question_type)
+        if route.reason:
+            raise UserError(
+                f"the question {route.reason}; ask otherwise, or name the head: --head {{{','.join(HEADS)}}}"
+            )
+        return route.head
 
     def _run(self, film: FilmPixels, question: str, stride: int, with_stage: bool, with_attention: bool) -> _Pass:
         tokens = self._tokens(question).to(self.device)
@@ -246,48 +281,12 @@ class Explainer:
         }
 
 
-def check_trained(folder: Path) -> None:
-    """CheckpointError unless a training left its number of steps in a model folder: random weights have no reasons."""
-    for name in TRAINING_RECORDS:
-        try:
-            if json.loads((folder / name).read_text(encoding="utf-8"))["step"] > 0:
-                return
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"{folder / name}: cannot be read ({error}); copy the model folder again") from error
-    raise CheckpointError(
-        f"{folder}: no record of a training ({' or '.join(TRAINING_RECORDS)} with a number of steps): untrained weights are not "
-        "explained; give the best_model folder that train_mimic_cxr.py wrote"
-    )
-
-
 def default_stride(model: SSGVQA) -> int:
     """Of class activation maps: the next finer stage than the map that the model reads, where its backbone has one.
 
     On the look-alike data it points better than the coarse map, and stages before it no better (docs/EXPLANATIONS.md).
     """
     return stage_strides(model)[-2:][0]
-
-
-def head_of(question_type: Tensor) -> Head:
-    """The head that answers a question, from the (28,) logits of its type; UserError for a type that none answers."""
-    number = int(question_type.argmax())
-    kind = QUESTION_TYPES[number] if number < len(QUESTION_TYPES) else None
-    if kind is None or kind.head is None:
-        name = kind.bare_name if kind else "unsupported"
-        raise UserError(
-            f"the model takes this for a question that no head answers ({name}); ask otherwise, or name the head: "
-            f"--head {{{','.join(HEADS)}}}"
-        )
-    return kind.head
-
-
-def find_head(name: str) -> Head:
-    """UserError for a name that is no head's."""
-    if name not in list(HEADS):
-        raise UserError(f"--head {name}: must be one of {', '.join(HEADS)}")
-    return Head(name)
 
 
 def find_classes(head: Head, names: str | Sequence[str] | None) -> list[int]:
@@ -307,16 +306,6 @@ def find_class(head: Head, name: str) -> int:
     near = difflib.get_close_matches(wanted, small, n=1)
     hint = f"did you mean {classes[small.index(near[0])]}?" if near else f"it has {', '.join(classes)}"
     raise UserError(f"--target {name}: no class of the {head.value} head; {hint}")
-
-
-def usable_device(name: str) -> torch.device:
-    """A device that tensors can be put on; UserError for others."""
-    try:
-        return torch.zeros(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"--device {name}: PyTorch cannot use it here ({str(error).splitlines()[0]}); try cpu"
-        ) from error
 
 
 def check_methods(names: Sequence[str]) -> None:

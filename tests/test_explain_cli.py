@@ -11,6 +11,7 @@ from PIL import Image
 from configs.mimic_cxr_config import Config
 from examples import explain
 from models.explanation_methods import METHODS
+from tests.asking_model import drawn_film, write_film
 from tests.conftest import ROOT
 from tests.mini_index import write_mini_index
 from tests.small_model import SIZE, TEXTS, build, model_config, small_tokenizer
@@ -35,9 +36,7 @@ def model(tmp_path_factory):
 def film(tmp_path):
     folder = tmp_path / PATIENT
     folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (90, 120)).astype(np.uint8)
-    Image.fromarray(pixels).save(folder / "film.png")
-    return folder / "film.png"
+    return write_film(folder / "film.png")
 
 
 @pytest.fixture
@@ -67,11 +66,12 @@ def test_files_and_words(model, film, tmp_path, capsys):
     assert {path.name for path in out.iterdir()} == {f"{m}.{end}" for m in METHODS for end in ("png", "npz", "json")}
     assert said.startswith("category: Edema, logit ")
     assert "Not for clinical use" in said
+    height, width = drawn_film().shape
     for method in METHODS:
         with np.load(out / f"{method}.npz") as arrays:
-            assert arrays["map"].shape == (90, 120)
+            assert arrays["map"].shape == drawn_film().shape
         with Image.open(out / f"{method}.png") as image:
-            assert image.width / (image.height - 86) == pytest.approx(120 / 90, rel=0.01)  # the legend below
+            assert image.width / (image.height - 86) == pytest.approx(width / height, rel=0.02)  # the legend below
         text = json.loads((out / f"{method}.json").read_text())
         assert (text["head"], text["target"]) == ("category", "Edema") and len(text["model_sha256"]) == 64
 
@@ -113,7 +113,7 @@ def test_nothing_is_written_over(model, film, tmp_path, capsys):
     [
         (["--head", "category", "--target", "oedema"], 2, "did you mean Edema"),
         (["--head", "binary", "--stride", "5"], 2, "maps of stride 4, 8, 16"),
-        (["--head", "binary", "--device", "meat"], 2, "--device meat"),
+        (["--head", "binary", "--device", "meat"], 2, "device meat: cannot be used"),
         (["--head", "binary", "--model", "nowhere"], 4, "nowhere: no such folder"),
     ],
 )
@@ -144,6 +144,16 @@ def test_a_model_of_black_images_is_not_explained(film, tmp_path, capsys):
     build().save_pretrained(folder, small_tokenizer(), config, {"metrics.json": {"step": 9}})
     code, _, err = run(capsys, film, TEXTS[1], "--model", folder, "--output", tmp_path / "out", "--head", "binary")
     assert (code, err.count("\n")) == (4, 1) and "trained on black images" in err
+
+
+def test_what_is_no_frontal_film_is_explained_by_force_only(model, tmp_path, capsys):
+    noise = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120)).astype(np.uint8)).save(noise)
+    asked = (noise, TEXTS[1], "--model", model, "--output", tmp_path / "out", "--head", "binary")
+    code, _, err = run(capsys, *asked)
+    assert (code, err.count("\n")) == (3, 1) and "not a frontal chest film" in err
+    assert not (tmp_path / "out").exists()
+    assert run(capsys, *asked, "--force")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ from data.label_space import CHEXPERT, HEADS, QUESTION_TYPES, REGIONS, TYPE_INDE
 from models import explanation_files
 from models.cam_methods import CAM_METHODS, grad_cam, layer_cam
 from models.captures import AttentionCapture, StageCapture, attention_shares, stage_strides
-from models.explaining import Explainer, FilmPixels, default_stride, find_class, head_of
+from models.explaining import Explainer, FilmPixels, default_stride, find_class
 from models.explanation_methods import ATTENTION_METHODS, METHODS
 from models.film_maps import scaled, to_film
 from models.layers import attend
-from tests.small_model import TEXTS, build, built, small_tokenizer, tokens
-from utils.errors import DataError, UserError
+from models.routing import Router
+from tests.small_model import TEXTS, VOCABULARY, build, built, small_tokenizer, tokens
+from utils.errors import ConfigError, DataError, UserError
 
 WIDTH, HEIGHT = 100, 160
 FILM = FilmPixels(np.random.default_rng(3).integers(0, 256, (102, 64)).astype(np.uint8), WIDTH, HEIGHT)
@@ -228,13 +229,18 @@ def question_type(name):
     return torch.nn.functional.one_hot(torch.tensor(TYPE_INDEX[name]), len(QUESTION_TYPES) + 1).float()
 
 
-def test_the_head_is_that_of_the_questions_type():
-    assert head_of(question_type("D04_how_severe_is_finding")) == Head.SEVERITY
-    assert head_of(question_type("D03_where_is_finding")) == Head.REGION
-    with pytest.raises(UserError, match=r"no head answers \(indication\).*--head"):
-        head_of(question_type("A_indication"))
-    with pytest.raises(UserError, match=r"no head answers \(unsupported\)"):
-        head_of(torch.eye(len(QUESTION_TYPES) + 1)[-1])
+def routed(model):
+    return Explainer(model, small_tokenizer(), router=Router(VOCABULARY))
+
+
+def test_the_head_is_the_one_that_would_answer():
+    for question, head in (("How severe is the edema?", Head.SEVERITY), ("Where is the edema?", Head.REGION)):
+        assert only(routed(build()).explain(FILM, question, ["regions"])).head == head
+    with pytest.raises(UserError, match="the question .*; ask otherwise, or name the head: --head"):
+        routed(build()).explain(FILM, "How old is the patient?", ["regions"])
+    assert only(routed(build()).explain(FILM, "How old is the patient?", ["regions"], "binary")).head == Head.BINARY
+    with pytest.raises(UserError, match="name it"):
+        explainer().explain(FILM, "Where is the edema?", ["regions"])
 
 
 def test_without_head_and_target_the_models_own_answer_is_explained(monkeypatch):
@@ -242,7 +248,7 @@ def test_without_head_and_target_the_models_own_answer_is_explained(monkeypatch)
     with torch.no_grad():
         model.question_type.weight.zero_()
         model.question_type.bias.copy_(9 * question_type("B01_describe_all"))
-    one = only(Explainer(model, small_tokenizer()).explain(FILM, TEXTS[0], ["regions"]))
+    one = only(routed(model).explain(FILM, "Show me the edema", ["regions"]))
     assert one.head == Head.CATEGORY
     others = [
         only(Explainer(model, small_tokenizer()).explain(FILM, TEXTS[0], ["regions"], "category", name)).logit
@@ -262,7 +268,6 @@ def test_probabilities_of_a_single_label_head_are_one_in_all():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"head": "colour"}, "--head colour: must be one of binary, category, region, severity"),
         ({"head": "category", "target": "pneumotorax"}, "did you mean Pneumothorax"),
         ({"head": "severity", "target": "zzz"}, "it has none, mild, moderate, severe"),
         ({"methods": ["gradcamera"]}, "--method gradcamera: must be one of gradcam"),
@@ -276,8 +281,10 @@ def test_mistakes_are_named(arguments, words):
         explainer().explain(FILM, **asked)
 
 
-def test_a_device_that_is_not_there_is_one_line():
-    with pytest.raises(UserError, match="--device meat: PyTorch cannot use it here"):
+def test_a_head_or_a_device_that_is_not_there_is_one_line():
+    with pytest.raises(ConfigError, match="no head 'colour': must be binary, category, region, severity"):
+        explainer().explain(FILM, TEXTS[0], ["regions"], "colour")
+    with pytest.raises(ConfigError, match="device meat: cannot be used"):
         Explainer(built(), small_tokenizer(), device="meat")
 
 
