@@ -66,6 +66,7 @@ def settings(args: argparse.Namespace, place):
 def main(argv: list[str]) -> int:
     args = parse(argv)
     from configs.mimic_cxr_config import format_config
+    from training.wandb_sink import mode_of
     from utils.interruption import interruption
     from utils.launch_environment import placement
 
@@ -76,6 +77,7 @@ def main(argv: list[str]) -> int:
         if place.rank == 0:
             print(format_config(loaded))
         return 0
+    mode_of(loaded.config.wandb)  # a key that is missing is said before anything is built
     interruption.install()
     with quick_imports():
         from training.processes import join

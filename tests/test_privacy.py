@@ -102,7 +102,7 @@ SMALL = small_settings()
 class FakeWandb:
     """Remembers every argument of every call."""
 
-    step = 0
+    starting_step = 0
 
     def __init__(self, sent: list[object]):
         self.sent = sent

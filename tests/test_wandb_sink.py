@@ -64,7 +64,7 @@ class SlowRun:
     """A service that takes its time, or fails at a row."""
 
     def __init__(self, seconds: float = 0.0, fails_at: int = -1, step: int = 0):
-        self.seconds, self.fails_at, self.step, self.taken = seconds, fails_at, step, []
+        self.seconds, self.fails_at, self.starting_step, self.taken = seconds, fails_at, step, []
 
     def log(self, values, step):
         time.sleep(self.seconds)
@@ -201,7 +201,7 @@ def test_an_offline_run_of_the_real_client_goes_on_under_its_id(monkeypatch, tmp
                 sinks.log(step, {"train/loss": 1.0 / step})
             sinks.close()
     assert caplog.text == ""
-    assert ids[0] == ids[1] == wandb_sink.stored_run(tmp_path / "run")["id"]
+    assert ids[0] == ids[1] == wandb_sink.stored_id(tmp_path / "run")
     first, second = stored_bytes(tmp_path)
     assert b"training.max_steps" in first and ids[0].encode() in second
     assert all(str(tmp_path).encode() not in content for content in (first, second))

@@ -31,7 +31,7 @@ INIT_TIMEOUT = 20.0
 FINISH_TIMEOUT = 30.0
 """Seconds to wait at the end until the service has taken the last numbers."""
 RUN_FILE = "wandb_run.json"
-"""In the output folder: `id`, `project` and `entity` of the run."""
+"""In the output folder: the run's `id`."""
 STEP = "train/step"
 """The optimizer step, which every row has: the axis of all charts."""
 REPLAY = "python scripts/track.py replay"
@@ -98,29 +98,30 @@ def choose_id(output_dir: Path | str, step: int, stored: str = "") -> str:
     """
     if given := os.environ.get("WANDB_RUN_ID"):  # of a sweep's agent, or the user's
         return given
-    known = stored_run(output_dir).get("id") or stored if step else ""
+    known = stored_id(output_dir) or stored if step else ""
     letters = string.ascii_lowercase + string.digits
     return known or "".join(secrets.choice(letters) for _ in range(8))
 
 
-def stored_run(output_dir: Path | str) -> dict[str, str]:
-    """`RUN_FILE` of an output folder; empty where it is missing or damaged."""
+def stored_id(output_dir: Path | str) -> str:
+    """The id in `RUN_FILE` of an output folder; empty where it is missing or damaged."""
     try:
-        found = json.loads((Path(output_dir) / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {name: value for name, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+        found = json.loads((Path(output_dir) / RUN_FILE).read_text(encoding="utf-8"))["id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return found if isinstance(found, str) else ""
 
 
-def open_run(config: Config, run_id: str, mode: str):
+def open_run(config: Config, run_id: str, mode: str, patience: float | None = None):
     """A started run of the W&B client, in its folder `wandb` in the output folder, which is private.
 
+    `patience`: seconds for the service to take the numbers at the end, `FINISH_TIMEOUT` unless given.
     The id is in `RUN_FILE` before anything is sent. Exceptions of any kind from the client; see `reason_of`.
     """
     output, settings = Path(config.training.output_dir), config.wandb
     with writing_to(output, "choose another training.output_dir", CheckpointError):
         private_directory(output / "wandb")
-        write_json(output / RUN_FILE, {"id": run_id, "project": settings.project, "entity": settings.entity})
+        write_json(output / RUN_FILE, {"id": run_id})
     os.environ["WANDB_ERROR_REPORTING"] = (
         "false"  # before the import: stack traces and file names, to the client's makers
     )
@@ -135,7 +136,7 @@ def open_run(config: Config, run_id: str, mode: str):
         dir=str(output),
         mode=mode,
         config=remote_config(config),
-        settings=wandb.Settings(init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT, **SETTINGS),
+        settings=wandb.Settings(init_timeout=INIT_TIMEOUT, finish_timeout=patience or FINISH_TIMEOUT, **SETTINGS),
     )
     run.define_metric(STEP, hidden=True)
     run.define_metric("*", step_metric=STEP)
@@ -165,7 +166,7 @@ def rows(output_dir: Path | str, first: int = 0) -> Iterator[tuple[int, int, dic
 def send(run, row: int, step: int, values: dict[str, float]) -> None:
     """One row. ValueError for a value that is not a number."""
     if numbers := remote_values(values):
-        run.log(numbers | {STEP: step}, step=row)
+        run.log(numbers | {STEP: float(step)}, step=row)
 
 
 # The sink
@@ -199,7 +200,7 @@ class WandbSink:
         log.info("Weights & Biases: %s, run %s, numbers only", self._mode, run_id)
         if self._mode == "offline":
             log.info("send the numbers later with: %s %s", REPLAY, self._output)
-        self._next_row = self._run.step  # behind the last one that the service has
+        self._next_row = self._run.starting_step  # behind the last one that the service has
         self._thread.start()
         if self._mode == "online" and step:
             for row, number, values in rows(self._output, self._next_row):  # what it missed before the run was cut
