@@ -116,7 +116,9 @@ def replay(args: argparse.Namespace) -> int:
 
     setup_logging()
     done = replay(args.output_dir, args.project, args.entity, args.name)
-    print(f"run {done.run_id}: {done.sent} of {done.lines} lines sent, the rest was there. {done.url}".rstrip())
+    print(
+        f"run {done.run_id}: {done.sent} of {done.lines} lines sent; the service has all of them now. {done.url}".rstrip()
+    )
     return 0
 
 

@@ -46,6 +46,9 @@ class FakeWandb(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
+    def handle_error(self, request, client_address):
+        """A client that has gone is no error of this server."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
