@@ -35,6 +35,11 @@ class FakeWandb(ThreadingHTTPServer):
         self.requests: list[Request] = []
         self.runs: dict[str, dict] = {}
         """run id -> the bucket: `config`, `history` (the lines as stored) and what else the client said of it"""
+        self.sweeps: dict[str, str] = {}
+        """sweep id -> its file, as the client sent it"""
+        self.trials: list[dict[str, object]] = []
+        """settings of the runs that the next agents shall start, as `trial001` and so on"""
+        self.started = 0
         self.status = 200
         """what every request is answered with; other than 200 as an error of the service"""
 
@@ -75,7 +80,27 @@ class FakeWandb(ThreadingHTTPServer):
         if name == "CreateRunFiles":
             files = [{"name": file, "uploadUrl": f"{self.url}/upload/{file}"} for file in variables["files"]]
             return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
+        if name == "UpsertSweep":
+            self.sweeps["sweep001"] = variables["config"]
+            return {"upsertSweep": {"sweep": {"name": "sweep001", "project": PROJECT | {"name": "p"}}}}
+        if name == "SweepWithRuns":
+            sweep = {"id": "s", "name": "sweep001", "state": "RUNNING", "config": self.sweeps[variables["sweep"]]}
+            return {"project": {"sweep": sweep | {"runs": {"edges": []}}}}
+        if name == "CreateAgent":
+            return {"createAgent": {"agent": {"id": "agent"}}}
+        if name == "Heartbeat":
+            return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(self._commands(variables))}}
         raise KeyError(name)
+
+    def _commands(self, variables: dict) -> list[dict]:
+        """For an agent: the next trial once it has none, and to leave when there are no more."""
+        if json.loads(variables.get("runState") or "{}"):
+            return []
+        if not self.trials:
+            return [{"type": "exit"}]
+        self.started += 1
+        arguments = {name: {"value": value} for name, value in self.trials.pop(0).items()}
+        return [{"type": "run", "run_id": f"trial{self.started:03d}", "program": "scripts/track.py", "args": arguments}]
 
     def _upsert(self, variables: dict) -> dict:
         run = variables["name"]
