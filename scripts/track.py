@@ -25,9 +25,10 @@ PLAIN = argparse.RawDescriptionHelpFormatter
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/track.py", description=__doc__, formatter_class=PLAIN)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="replay|sweep|trial")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="replay|sweep|agent|trial")
     _add_replay(commands)
     _add_sweep(commands)
+    _add_agent(commands)
     _add_trial(commands)
     return parser
 
@@ -68,13 +69,26 @@ def _add_sweep(commands) -> None:
     _add_common(parser)
 
 
+def _add_agent(commands) -> None:
+    text = (
+        "Train what the service chooses, one trial after the other, as `wandb agent` does, but without telling the name of "
+        "this machine. On several GPUs: one agent each, with CUDA_VISIBLE_DEVICES set."
+    )
+    parser = commands.add_parser("agent", help="carry out trials of a sweep", description=text, allow_abbrev=False)
+    parser.add_argument("sweep", metavar="ENTITY/PROJECT/SWEEP", help="as `wandb sweep` has printed it")
+    trials = parser.add_argument_group("the trials")
+    _add_config(trials)
+    trials.add_argument("--count", type=int, default=0, metavar="N", help="most trials (default: 0, no limit)")
+    _add_common(parser)
+
+
 def _add_trial(commands) -> None:
     text = (
-        "One training of a sweep, with --section.key=value for each setting that is tried. `wandb agent` calls it; it goes on "
+        "One training of a sweep, with --section.key=value for each setting that is tried. An agent calls it; it goes on "
         "where it was stopped when it is called again with the same id."
     )
     parser = commands.add_parser(
-        "trial", help="one training of a sweep, called by `wandb agent`", description=text, allow_abbrev=False
+        "trial", help="one training of a sweep, called by an agent", description=text, allow_abbrev=False
     )
     trial = parser.add_argument_group("the training")
     _add_config(trial)
@@ -107,7 +121,7 @@ def main(argv: list[str]) -> int:
         return trial(args, rest)
     if rest:
         raise ConfigError(f"{args.command} has no {' '.join(rest)}: see python scripts/track.py {args.command} --help")
-    return replay(args) if args.command == "replay" else sweep(args)
+    return {"replay": replay, "sweep": sweep, "agent": agent}[args.command](args)
 
 
 def replay(args: argparse.Namespace) -> int:
@@ -127,8 +141,21 @@ def sweep(args: argparse.Namespace) -> int:
     from configs.sweep import sweep_file
 
     print(sweep_file(args.parameter, load_config(args.config).config, args.method, args.name), end="")
-    hint = f"next: wandb sweep FILE, then on each machine (or GPU): {CONFIG}={args.config} wandb agent ID"
+    hint = f"next: wandb sweep FILE, then for each GPU: python scripts/track.py agent ID --config {args.config}"
     print(hint, file=sys.stderr)
+    return 0
+
+
+def agent(args: argparse.Namespace) -> int:
+    from configs.mimic_cxr_config import load_config
+    from training.wandb_sink import run_agent
+
+    if args.count < 0:
+        raise ConfigError("--count: must be 0 or greater")
+    load_config(args.config)  # before the service gives away a trial
+    os.environ[CONFIG] = str(Path(args.config).resolve())
+    os.chdir(ROOT)  # the file of the sweep names this script
+    run_agent(args.sweep, args.count)
     return 0
 
 

@@ -206,7 +206,7 @@ def test_help_of_every_command_is_quick_and_shows_defaults():
         "except SystemExit: pass\n"
         "print(time.perf_counter() - start, [name for name in ('torch', 'wandb', 'transformers') if name in sys.modules])"
     )
-    for command in ((), ("replay",), ("sweep",), ("trial",)):
+    for command in ((), ("replay",), ("sweep",), ("agent",), ("trial",)):
         fastest = 9.0
         for _ in range(5):  # another program may have the core at the moment
             done = subprocess.run(
@@ -228,7 +228,7 @@ def test_help_of_every_command_is_quick_and_shows_defaults():
 def test_a_sweep_is_printed_and_an_error_is_one_line():
     done = call("sweep", "--parameter", "model.fusion", "--config", "configs/tiny_config.yaml")
     assert yaml.safe_load(done.stdout)["parameters"] == {"model.fusion": {"values": ["sim", "concat", "none"]}}
-    assert "wandb agent" in done.stderr and "tiny_config" not in done.stdout
+    assert "scripts/track.py agent" in done.stderr and "tiny_config" not in done.stdout
     for arguments in (
         ["sweep", "--parameter", "model.fusio"],
         ["sweep", "--bogus"],

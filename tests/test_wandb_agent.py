@@ -1,9 +1,10 @@
-"""A sweep from its file to a trained model, with the real `wandb sweep` and `wandb agent` against a local server."""
+"""A sweep from its file to a trained model, with the client's own `wandb sweep` and agent against a local server."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,6 @@ def test_a_sweep_trains_what_its_agent_is_told_and_tells_numbers_only(tmp_path):
             "WANDB_API_KEY": "k" * 40,
             "WANDB_BASE_URL": server.url,
             "WANDB_DIR": str(tmp_path),
-            "SSGVQA_TRIAL_CONFIG": str(tmp_path / "canary.yaml"),
         }
 
         def call(*command: str) -> subprocess.CompletedProcess:
@@ -57,7 +57,7 @@ def test_a_sweep_trains_what_its_agent_is_told_and_tells_numbers_only(tmp_path):
         (stored,) = server.sweeps.values()
         assert set(yaml.safe_load(stored)["parameters"]) == {"training.learning_rate", "model.fusion"}
         server.trials = [{"training.learning_rate": 0.0005, "model.fusion": "concat"}]
-        call(sys.executable, "-m", "wandb", "agent", "team/p/sweep001")
+        call(sys.executable, "scripts/track.py", "agent", "team/p/sweep001", "--config", str(tmp_path / "canary.yaml"))
         bucket = server.runs["trial001"]
         history = server.history("trial001")
         sent = server.everything()
@@ -68,4 +68,4 @@ def test_a_sweep_trains_what_its_agent_is_told_and_tells_numbers_only(tmp_path):
     texts = {name: value for name, value in config.items() if isinstance(value, str)}
     assert bucket["sweep"] == "sweep001" and texts == {"model.fusion": "concat"}, "what the sweep itself says"
     assert config["training.learning_rate"] == 0.0005
-    assert b"canary" not in sent and str(tmp_path).encode() not in sent
+    assert b"canary" not in sent and str(tmp_path).encode() not in sent and socket.gethostname().encode() not in sent

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import string
 import threading
 from collections.abc import Callable, Iterator
@@ -112,6 +113,14 @@ def stored_id(output_dir: Path | str) -> str:
     return found if isinstance(found, str) else ""
 
 
+def import_client():
+    """The module `wandb`, which does not report its own errors, with stack traces and names of files, to its makers."""
+    os.environ["WANDB_ERROR_REPORTING"] = "false"  # read at the import and when its second process starts
+    import wandb
+
+    return wandb
+
+
 def open_run(config: Config, run_id: str, mode: str, patience: float | None = None):
     """A started run of the W&B client, in its folder `wandb` in the output folder, which is private.
 
@@ -167,6 +176,16 @@ def send(run, row: int, step: int, values: dict[str, float]) -> None:
     """One row. ValueError for a value that is not a number."""
     if numbers := remote_values(values):
         run.log(numbers | {STEP: float(step)}, step=row)
+
+
+def run_agent(sweep: str, count: int = 0) -> None:
+    """`wandb agent`: start the trials of a sweep until there are no more, or `count` of them.
+
+    The client's agent would tell the service the name of this machine. ConfigError: there is no key.
+    """
+    mode_of(WandbConfig(enabled="online"))
+    socket.gethostname = lambda: SETTINGS["host"]
+    import_client().agent(sweep, count=count or None)
 
 
 # The sink
