@@ -124,6 +124,19 @@ def test_what_is_no_training_is_refused_before_anything_is_sent(output, monkeypa
     assert "canary" not in str(caught.value)
 
 
+def test_a_training_that_runs_is_left_alone(output, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    holder = f"from utils.run_lock import run_lock\nwith run_lock({str(output)!r}): print('held', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holder], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(DataError, match="in use by process .*replay it when the training has ended"):
+            replay(output)
+        process.communicate("\n")
+    assert not (output / RUN_FILE).exists()
+
+
 def test_the_id_of_a_checkpoint_is_known_where_the_folder_has_none(output, monkeypatch):
     from training import wandb_replay
 
