@@ -7,8 +7,8 @@ import logging
 import time
 
 import pytest
-import wandb
 
+import wandb
 from configs.mimic_cxr_config import WandbConfig
 from tests.tiny_training import make_config
 from training import wandb_sink
@@ -180,6 +180,17 @@ def test_going_on_sends_what_the_service_lacks_and_nothing_twice(sink_of, tmp_pa
         sink.log(step, {"train/loss": 1.0})
     sink.close()
     assert run.taken == [(9, 4), (10, 5), (12, 6), "finished"]
+
+
+def test_a_damaged_file_of_numbers_costs_no_training(sink_of, tmp_path, caplog):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/question": "Is there a canary?"}\n')
+    run = SlowRun()
+    with caplog.at_level(logging.WARNING):
+        sink = sink_of(run, "online", step=1)
+        sink.log(2, {"train/loss": 1.0})
+        sink.close()
+    assert run.taken == [(4, 2), "finished"]
+    assert "line 1" in caplog.text and "canary" not in caplog.text
 
 
 # The real client, without a network

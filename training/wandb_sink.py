@@ -20,7 +20,7 @@ from queue import SimpleQueue
 
 from configs.mimic_cxr_config import Config, WandbConfig
 from training.tracking import METRICS, read_metrics
-from utils.errors import CheckpointError, ConfigError
+from utils.errors import CheckpointError, ConfigError, DataError
 from utils.privacy import private_directory, remote_config, remote_values
 from utils.secrets_file import without_secrets
 from utils.utils import get_logger, write_json, writing_to
@@ -222,9 +222,16 @@ class WandbSink:
         self._next_row = self._run.starting_step  # behind the last one that the service has
         self._thread.start()
         if self._mode == "online" and step:
-            for row, number, values in rows(self._output, self._next_row):  # what it missed before the run was cut
-                self._put(row, number, values)
+            self._catch_up()
         return run_id
+
+    def _catch_up(self) -> None:
+        """Send what the service missed before the run was cut."""
+        try:
+            for row, step, values in rows(self._output, self._next_row):
+                self._put(row, step, remote_values(values))
+        except DataError as error:  # nothing in the file of numbers is worth a training
+            log.warning("Weights & Biases: earlier numbers are not sent: %s", error)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         values = remote_values(values)  # here, not in the thread: text is an error of the program
