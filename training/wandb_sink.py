@@ -29,6 +29,8 @@ log = get_logger(__name__)
 
 INIT_TIMEOUT = 20.0
 """Seconds to wait for the service at the start; then the numbers are kept offline."""
+OFFLINE_TIMEOUT = 90.0
+"""Seconds for the client to start without the service: on a busy machine its second process takes a while."""
 FINISH_TIMEOUT = 30.0
 """Seconds to wait at the end until the service has taken the last numbers."""
 RUN_FILE = "wandb_run.json"
@@ -145,7 +147,11 @@ def open_run(config: Config, run_id: str, mode: str, patience: float | None = No
         dir=str(output),
         mode=mode,
         config=remote_config(config),
-        settings=wandb.Settings(init_timeout=INIT_TIMEOUT, finish_timeout=patience or FINISH_TIMEOUT, **SETTINGS),
+        settings=wandb.Settings(
+            init_timeout=INIT_TIMEOUT if mode == "online" else OFFLINE_TIMEOUT,
+            finish_timeout=patience or FINISH_TIMEOUT,
+            **SETTINGS,
+        ),
     )
     run.define_metric(STEP, hidden=True)
     run.define_metric("*", step_metric=STEP)
