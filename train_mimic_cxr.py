@@ -80,11 +80,18 @@ def main(argv: list[str]) -> int:
     with quick_imports():
         from training.processes import join
         from training.run import agreed, check_output, plan, prepare, train, try_forward
+        from training.wandb_sink import mode_of
         from utils.utils import setup_logging
 
     setup_logging(rank=place.rank)
     processes = join(place)
-    processes.main_first("the output folder", lambda: check_output(loaded.config.training.output_dir, args.resume))
+
+    def check() -> None:
+        check_output(loaded.config.training.output_dir, args.resume)
+        if processes.is_main:  # the only one that needs a key
+            mode_of(loaded.config.wandb)
+
+    processes.main_first("the output folder", check)
     job = prepare(agreed(loaded.config, processes), processes)
     if processes.is_main:
         print("\n".join(plan(job)), flush=True)

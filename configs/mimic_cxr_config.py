@@ -213,10 +213,11 @@ class EvaluationConfig:
 
 @dataclass
 class WandbConfig:
-    """Weights & Biases: numbers only, never text, images or ids."""
+    """Weights & Biases: numbers only, never text, images or ids (docs/TRACKING.md)."""
 
     enabled: str = "auto"
-    """auto (on when WANDB_API_KEY is set), true, offline or false."""
+    """auto (on when WANDB_API_KEY is set; WANDB_MODE counts), true (offline without a key), online (a key is a must), offline
+    or false."""
     project: str = "mimic-cxr-vqa"
     entity: str = ""
     name: str = ""

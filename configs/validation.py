@@ -25,7 +25,7 @@ CHOICES: dict[str, tuple] = {
     "training.precision": ("auto", "bf16", "fp16", "fp32"),
     "training.chexpert_uncertain": ("ignore", "zeros", "ones", "soft"),
     "training.chexpert_blank": ("ignore", "zeros"),
-    "wandb.enabled": ("auto", "true", "offline", "false"),
+    "wandb.enabled": ("auto", "online", "offline", "true", "false"),
     "deepspeed.stage": (0, 1, 2, 3),
 }
 

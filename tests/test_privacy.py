@@ -102,6 +102,8 @@ SMALL = small_settings()
 class FakeWandb:
     """Remembers every argument of every call."""
 
+    starting_step = 0
+
     def __init__(self, sent: list[object]):
         self.sent = sent
 
@@ -111,6 +113,9 @@ class FakeWandb:
 
     def log(self, values, step):
         self.sent.append((values, step))
+
+    def define_metric(self, *_, **__):
+        pass
 
     def finish(self):
         pass
@@ -128,6 +133,7 @@ def story(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wandb, "init", FakeWandb(told.sent).init)
         patch.setenv("WANDB_API_KEY", KEY)
+        patch.delenv("WANDB_MODE")
         patch.setattr(question_only, "MOST_STEPS", 5)
         patch.setattr(question_only, "MOST_PASSES", 1)
         patch.setattr(privacy, "LOCAL_NAMES", told.folder / "local" / "names.log")
@@ -177,10 +183,10 @@ def test_commands_warn_where_credentialed_data_lie_open(story, within_reach):  #
 
 def test_nothing_but_listed_numbers_reaches_the_tracker(story):
     first, *rest = story.sent
-    assert rest and all(name.startswith(("train/", "val/")) for values, _ in rest for name in values)
+    assert rest and all(name.startswith(("train/", "val/", "system/")) for values, _ in rest for name in values)
     assert all(isinstance(value, float) for values, _ in rest for value in values.values())
     assert all(isinstance(value, (int, float)) for value in first["config"].values())
-    assert set(first) == {"project", "entity", "name", "mode", "config", "save_code"} and not first["save_code"]
+    assert set(first) == {"project", "entity", "name", "id", "mode", "config"}
     assert KEY not in str(story.sent) and str(story.folder) not in str(story.sent)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.secrets_file import NAMES, load_env_file, parse
+from utils.secrets_file import NAMES, load_env_file, parse, without_secrets
 
 CANARY = "canary-7f3a"
 
@@ -92,3 +92,12 @@ def test_what_cannot_be_read_is_left_out(tmp_path, caplog):
     assert "not UTF-8" in caplog.text
     assert CANARY not in caplog.text
     assert load_env_file(tmp_path, {}) == []
+
+
+def test_keys_and_passwords_are_taken_out_of_what_others_say():
+    environ = {"WANDB_API_KEY": "abc-123", "HF_TOKEN": CANARY, "OTHER": "kept"}
+    text = f"POST https://someone:word@host:1/a?b=c@d with abc-123 and {CANARY}, kept; http://h/x@y"
+    assert without_secrets(text, environ) == (
+        "POST https://host:1/a?b=c@d with <WANDB_API_KEY> and <HF_TOKEN>, kept; http://h/x@y"
+    )
+    assert without_secrets("HF_TOKEN", {"HF_TOKEN": ""}) == "HF_TOKEN"

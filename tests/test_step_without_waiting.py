@@ -21,7 +21,7 @@ from training.trainer import Trainer
 from utils.errors import NonFiniteError
 from utils.interruption import Interrupted, interruption
 
-UNSTABLE = {"train/images_per_second", "train/questions_per_second", "train/seconds_left", "val/seconds"}
+UNSTABLE = ("system/", "train/images_per_second", "train/questions_per_second", "train/seconds_left", "val/seconds")
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +296,10 @@ def run(index, folder, late: bool, bad: frozenset[int] = frozenset(), **settings
 
 def lines_of(trainer: Trainer, after: int = 0) -> list[str]:
     lines = [line for line in trainer.sinks._sinks[0].lines if line[0] > after]
-    return [f"{step} { ({name: v for name, v in values.items() if name not in UNSTABLE}) }" for step, values in lines]
+    return [
+        f"{step} { ({name: v for name, v in values.items() if name not in UNSTABLE and not name.startswith('system/')}) }"
+        for step, values in lines
+    ]
 
 
 def skipped_in(folder) -> list[dict]:

@@ -82,3 +82,10 @@ def test_uploading_is_refused_before_anything_is_trained(arguments, tmp_path):
     with pytest.raises(ConfigError, match="hub_model_id"):
         train_mimic_cxr.main([*arguments, "--set", "training.hub_model_id=someone/model"])
     assert not (tmp_path / "run").exists()
+
+
+def test_online_without_a_key_is_said_before_anything_is_built(arguments, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match=r"wandb\.enabled = online, but WANDB_API_KEY"):
+        train_mimic_cxr.main([*arguments, "--set", "wandb.enabled=online"])
+    assert not (tmp_path / "run").exists()

@@ -76,7 +76,7 @@ class ListSink:
     def __init__(self):
         self.lines: list[tuple[int, dict]] = []
 
-    def start(self, step: int) -> None:
+    def start(self, step: int, run_id: str = "") -> None:
         self.started = step
 
     def log(self, step: int, values: dict) -> None:

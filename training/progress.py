@@ -8,6 +8,7 @@ from pathlib import Path
 
 from configs.mimic_cxr_config import TrainingConfig
 from data.loader import Window
+from training.machine_numbers import MachineNumbers
 from training.meter import Meter, StepReport
 from training.outcome import StepOutcome
 from training.processes import Processes
@@ -43,6 +44,8 @@ class TrainerState:
     """questions trained on so far, over all processes"""
     meter: dict = field(default_factory=dict)
     """what the next line of the log already has"""
+    tracker_run: str = ""
+    """id of this run in trackers; empty without them"""
 
 
 @dataclass
@@ -66,13 +69,15 @@ class Accounts:
     def __init__(self, settings: TrainingConfig, total_steps: int, processes: Processes):
         self.settings, self.total_steps, self.processes = settings, total_steps, processes
         self.meter = Meter()
+        self.machine = MachineNumbers(processes.device)
         self._open: TakenStep | None = None
 
     def start(self, state: TrainerState, sinks: Sinks) -> None:
         """A run begins or goes on; its counters are kept in `state`."""
         self.state, self.sinks = state, sinks
-        sinks.start(state.step)
+        state.tracker_run = sinks.start(state.step, state.tracker_run)
         self.meter.start(state.step, state.meter)
+        self.machine.start()
 
     def add(self, step: TakenStep) -> None:
         """Settle the step before and leave this one open."""
@@ -97,6 +102,7 @@ class Accounts:
         if due(step.number, self.settings.logging_steps, self.total_steps):
             values = self.meter.read(step.number, self.total_steps, self.processes)
             values |= {"train/epoch": step.epoch, "train/skipped_steps": self.state.skipped}
+            values |= self.machine.read() if self.processes.is_main else {}
             self.sinks.log(step.number, values)
 
     def _skip(self, step: TakenStep, outcome: StepOutcome) -> None:

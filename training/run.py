@@ -26,8 +26,9 @@ from training.loss import MultiTaskLoss
 from training.model_card import model_card
 from training.processes import Processes, single
 from training.question_only import score_question_only, train_question_only
-from training.tracking import ConsoleSink, JsonlSink, Sinks, maybe_wandb
+from training.tracking import METRICS, ConsoleSink, JsonlSink, Sinks
 from training.trainer import BEST, Trainer, count_parameters, count_steps
+from training.wandb_sink import maybe_wandb
 from utils.errors import CheckpointError, ConfigError
 from utils.privacy import warn_if_open
 from utils.run_lock import run_lock
@@ -249,7 +250,7 @@ def train(run: Run, resume: str) -> Path | None:
         warn_if_open(output)
     with run_lock(output):
         setup_logging(output / "train.log")
-        sinks = Sinks([JsonlSink(output / "metrics.jsonl"), ConsoleSink(run.total_steps), *maybe_wandb(run.config)])
+        sinks = Sinks([JsonlSink(output / METRICS), ConsoleSink(run.total_steps), *maybe_wandb(run.config)])
         try:
             best = _fit(run, resume, sinks)
         finally:

@@ -1,4 +1,4 @@
-"""Where numbers go while training: always a local file and the console, Weights & Biases when asked.
+"""Where numbers go while training: always a local file and the console; `training.wandb_sink` adds a service when asked.
 
 The trainer never asks which sinks there are. What leaves the machine is decided in `utils.privacy`.
 """
@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from queue import SimpleQueue
+from types import NoneType
 from typing import Protocol
 
-from configs.mimic_cxr_config import Config
-from utils.errors import CheckpointError
-from utils.privacy import open_private, private_directory, remote_config, remote_values
+from utils.errors import CheckpointError, DataError
+from utils.privacy import open_private, private_directory
 from utils.utils import format_duration, get_logger, write_atomic, writing_to
 
 log = get_logger(__name__)
@@ -26,13 +23,13 @@ log = get_logger(__name__)
 WRITE_ADVICE = "free space or choose another training.output_dir, then go on with --resume auto"
 """For the user whose disk refuses what a training writes."""
 
-WANDB_TIMEOUT = 30
-"""Seconds to wait for the service, at the start before training goes on without it and at the end for its last numbers."""
+METRICS = "metrics.jsonl"
+"""In the output folder: the numbers of a run, one JSON object a line."""
 
 
 class Sink(Protocol):
-    def start(self, step: int) -> None:
-        """A run begins, or goes on behind `step`."""
+    def start(self, step: int, run_id: str = "") -> str | None:
+        """A run begins, or goes on behind `step`; `run_id` is its id in trackers so far, and a new one is returned."""
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Take the numbers of an optimizer step."""
@@ -47,7 +44,7 @@ class JsonlSink:
         self._path = Path(path)
         self._file = None
 
-    def start(self, step: int) -> None:
+    def start(self, step: int, run_id: str = "") -> None:
         with self._writing():
             private_directory(self._path.parent)
             _drop_after(self._path, step)
@@ -82,13 +79,39 @@ def _drop_after(path: Path, step: int) -> None:
     write_atomic(path, "".join(kept))  # a kill at this moment must not cost the lines of days
 
 
+def read_metrics(path: Path | str) -> Iterator[tuple[int, dict[str, float]]]:
+    """(step, numbers) of each line; numbers that were not finite are left out, and a last line that a kill cut short.
+
+    Raises:
+        DataError: there is no such file, or a line in it that a training does not write.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise DataError(f"{path} cannot be read ({reason}): name the output folder of a training") from None
+    for number, line in enumerate(lines, 1):
+        if not line.endswith("\n"):
+            return
+        try:
+            values = json.loads(line)
+            step = values.pop("step")
+            values.pop("time", None)
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+            raise DataError(f"{path}, line {number}: not a line of a training: remove it") from None
+        if type(step) is not int or step < 0 or any(type(v) not in (int, float, NoneType) for v in values.values()):
+            raise DataError(f"{path}, line {number}: a value that is not a number: remove the line")
+        yield step, {name: value for name, value in values.items() if value is not None}
+
+
 class ConsoleSink:
     """A progress line with loss, questions/s and time left; a line for each look at the validation split."""
 
     def __init__(self, total_steps: int):
         self.total = total_steps
 
-    def start(self, step: int) -> None:
+    def start(self, step: int, run_id: str = "") -> None:
         pass
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -114,89 +137,17 @@ class ConsoleSink:
         pass
 
 
-class WandbSink:
-    """Weights & Biases. Gets allow-listed numbers only; the first failure of the service ends it with a warning.
-
-    A thread hands the numbers over: a service that is slow delays no step, and one that hangs does not end the run.
-    """
-
-    def __init__(self, run):
-        self._run = run
-        self._actions: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-        self._thread.start()
-
-    def start(self, step: int) -> None:
-        pass
-
-    def log(self, step: int, values: dict[str, float]) -> None:
-        if numbers := remote_values(values):
-            self._actions.put(lambda: self._run.log(numbers, step=step))
-
-    def close(self) -> None:
-        self._actions.put(self._run.finish)
-        self._actions.put(None)
-        self._thread.join(WANDB_TIMEOUT)
-        if self._thread.is_alive():
-            log.warning(
-                "Weights & Biases has not taken all numbers within %s s: the last ones may be missing", WANDB_TIMEOUT
-            )
-
-    def _work(self) -> None:
-        while action := self._actions.get():
-            try:
-                action()
-            except Exception as error:  # whatever the service does, the run is worth more than its plots
-                reason = f"{type(error).__name__}: {error}"
-                log.warning("Weights & Biases stopped (%s); training goes on without it", reason)
-                return
-
-
-def maybe_wandb(config: Config) -> list[Sink]:
-    """A running W&B sink, or an empty list when it is off or does not start: tracking never stops a training."""
-    settings, key = config.wandb, os.environ.get("WANDB_API_KEY", "")
-    if settings.enabled == "false" or (settings.enabled == "auto" and not key):
-        return []
-    mode = "online" if key and settings.enabled != "offline" else "offline"
-    try:
-        import wandb
-
-        run = wandb.init(
-            project=settings.project,
-            entity=settings.entity or None,
-            name=settings.name or None,
-            dir=config.training.output_dir,
-            mode=mode,
-            config=remote_config(config),
-            # no source code, no file names, no console output, no host name, no arguments
-            save_code=False,
-            settings=wandb.Settings(
-                init_timeout=WANDB_TIMEOUT,
-                console="off",
-                disable_git=True,
-                disable_code=True,
-                x_disable_meta=True,
-                x_disable_machine_info=True,
-                host="-",
-                x_save_requirements=False,
-            ),
-        )
-    except Exception as error:  # whatever the service or its client does, the run is worth more than its plots
-        log.warning("Weights & Biases did not start (%s: %s); training goes on without it", type(error).__name__, error)
-        return []
-    log.info("Weights & Biases: %s, numbers only", mode)
-    return [WandbSink(run)]
-
-
 class Sinks:
     """Hands the same numbers to every sink."""
 
     def __init__(self, sinks: Sequence[Sink]):
         self._sinks = list(sinks)
 
-    def start(self, step: int) -> None:
+    def start(self, step: int, run_id: str = "") -> str:
+        """Start all; the id of the run in trackers, empty as long as there was none."""
         for sink in self._sinks:
-            sink.start(step)
+            run_id = sink.start(step, run_id) or run_id
+        return run_id
 
     def log(self, step: int, values: dict[str, float]) -> None:
         for sink in self._sinks:

@@ -166,7 +166,7 @@ class Trainer:
         """This process's share of the next step; None when it was asked to leave while it waited."""
         self.watchdog.beat("waiting for data")
         try:
-            with interruption.waiting():
+            with interruption.waiting(), self.accounts.machine.waiting():
                 if self._windows is None:
                     self._windows = windows(
                         self.train_data,

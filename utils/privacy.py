@@ -27,16 +27,19 @@ log = logging.getLogger("ssgvqa.utils.privacy")  # not `get_logger`: utils.utils
 
 REMOTE_PREFIXES = ("train/", "val/", "system/")
 """The only names that leave the machine."""
+_REMOTE_NAME = re.compile(f"(?:{'|'.join(REMOTE_PREFIXES)})[a-z][a-z0-9_]{{0,63}}")
 REMOTE_SECTIONS = ("model", "training")
 """Sections of the configuration whose numbers may leave the machine."""
 
 
 def remote_values(values: Mapping[str, float]) -> dict[str, float]:
-    """What may leave the machine. ValueError for any value that is not a number: no text, ever."""
+    """What may leave the machine. ValueError for any value that is not a number: no text, ever, and in names no id."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f"{name} is not a number: trackers get numbers only")
-    return {name: float(value) for name, value in values.items() if name.startswith(REMOTE_PREFIXES)}
+            raise ValueError(f"{shown(name)} is not a number: trackers get numbers only")
+    return {
+        name: float(value) for name, value in values.items() if _REMOTE_NAME.fullmatch(name) and not _ID.search(name)
+    }
 
 
 def remote_config(config: object) -> dict[str, float]:

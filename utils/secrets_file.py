@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,15 @@ def load_env_file(path: str | Path | None = None, environ: MutableMapping[str, s
             logger.warning("%s: others may open it, so %s is not read: chmod 600 %s", path, " and ".join(hidden), path)
     environ.update(wanted)
     return list(wanted)
+
+
+def without_secrets(text: str, environ: Mapping[str, str] | None = None) -> str:
+    """`text` with the names of `SECRETS` in the place of their values, and without user and password of its addresses."""
+    environ = os.environ if environ is None else environ
+    for name in SECRETS:
+        if value := environ.get(name):
+            text = text.replace(value, f"<{name}>")
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 
 
 def parse(text: str) -> dict[str, str]:
