@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from data.answer_text import class_target
 from data.label_space import HEAD_INDEX, NO_FINDING, TYPE_INDEX, Head, QuestionType, find_question_type, parse_grade
 from data.names import entity_classes, is_known_entity, resolve_region, severity_index
 from data.raw import items, laterality, mapping, modifiers, note, polarity, strings, word
@@ -224,11 +225,19 @@ def _severity(main: list[dict], kind: QuestionType, counts: Counter | None) -> i
 
 # --- which rule is whose -----------------------------------------------------------------------------------------
 
+
+def _named(main: list[dict], kind: QuestionType, counts: Counter | None) -> int | str:
+    """For answers that name the head's classes by their own names."""
+    target = class_target(kind.head, " ".join(text for answer in main for text in strings(answer.get("text"))))
+    return "no_class_named" if target is None else target
+
+
 TargetRule = Callable[[list[dict], QuestionType, Counter | None], int | str]
 """Main answers (at least one, any JSON inside), the question's type, and where unknown names are counted -> the target, or the
 reason why there is none, in snake case"""
 
 TARGET_RULES: dict[Head, TargetRule] = {
+    **dict.fromkeys(Head, _named),
     Head.BINARY: _binary,
     Head.CATEGORY: _category,
     Head.REGION: _region,
