@@ -23,7 +23,7 @@ def head_reads() -> dict:
         found = parse_question(question)
         return getattr(found, "reason", None) or found.target
 
-    texts = ("The views are: PA and LATERAL.", "The views are: AP and unrecorded.", "It was acquired.", "PAlateral")
+    texts = ("The views are: PA and LATERAL.", "The views are: AP and unrecorded.", "It was acquired.", "PALL")
     return {
         "checksum": label_space.checksum(),
         "targets": [parsed(text) for text in texts],
@@ -44,11 +44,14 @@ def head_trains(folder: str) -> dict:
 
     question_only.MOST_STEPS, question_only.MOST_PASSES = 20, 2
     place = Path(folder)
-    write_release(place / "release", 60, 3, workers=1, progress=False)
-    config = make_config(place / "run", max_steps=40, eval_steps=40, save_steps=40, learning_rate=3e-3)
+    write_release(place / "release", 40, 8, workers=1, progress=False)  # with views in its validation split
+    config = make_config(place / "run", max_steps=6, eval_steps=6, save_steps=6)
     config.data.mimic_cxr_path = str(place / "release" / "mimic-cxr-jpg")
     config.data.mimic_qa_path = str(place / "release" / "mimic-ext-cxr-qba")
     config.data.index_dir, config.data.quality_grade = str(place / "index"), "all"
+    config.data.question_types = (
+        "B14_describe_acquisition D01_describe_finding D02_has_finding D03_where_is_finding".split()
+    )
     config.training.gradient_accumulation_steps, config.data.questions_per_image = 1, 64
     config.training.batch_size_per_gpu, config.evaluation.bootstrap_samples = 8, 20
     write_config(place / "config.yaml", config)
@@ -58,7 +61,26 @@ def head_trains(folder: str) -> dict:
         train_mimic_cxr.main([*common, "--no_auto"]),
         evaluate.main([*common, "--model_path", f"{place}/run/best_model", "--output_dir", f"{place}/results"]),
     ]
-    return {"codes": codes}
+    return {"codes": codes, "losses": head_learns(place / "learns")}
+
+
+def head_learns(place: Path) -> list[float]:
+    """Its loss while a model overfits questions whose text says the answer."""
+    from tests.mini_index import write_mini_index
+    from tests.tiny_training import GRADE, make_config, make_trainer, study
+
+    asked = [("How is it seen, from the front ?", 0b010), ("How is it seen, from the side ?", 0b100)]
+    studies = [study(split, number) for split, n in (("train", 16), ("validate", 4)) for number in range(n)]
+    for number, one in enumerate(studies):
+        text, target = asked[number % 2]
+        one["questions"].append(("B14_describe_acquisition", text, target, GRADE))
+    index = write_mini_index(place / "index", studies)
+    config = make_config(place / "run", max_steps=40, eval_steps=40, save_steps=40, learning_rate=1e-2)
+    config.data.questions_per_image = 8
+    trainer = make_trainer(index, config)
+    trainer.fit()
+    sink = trainer.sinks._sinks[0]
+    return [values["train/view_loss"] for _, values in sink.lines if "train/view_loss" in values]
 
 
 def write_config(path: Path, config) -> None:

@@ -89,7 +89,7 @@ def test_a_new_head_reads_answers_and_is_another_label_space(copy):
     found = run_there(copy(HEAD), "head_reads")
     assert found["targets"] == [0b110, "view_unrecorded", "no_class_named", "no_class_named"]
     assert found["own"] == [0b101, None, None] and found["type"] == "B14_describe_acquisition"
-    assert found["classes"] == ["AP", "PA", "lateral"]
+    assert found["classes"] == ["AP", "PA", "LATERAL", "LL"]
     assert found["checksum"] != label_space.checksum()
 
 
@@ -100,26 +100,30 @@ def test_the_label_space_of_what_is_stored_is_as_it_was():
 
 @pytest.mark.slow
 def test_a_new_head_is_trained_scored_and_reported(copy, tmp_path):
-    assert run_there(copy(HEAD), "head_trains", tmp_path) == {"codes": [0, 0, 0]}
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["train/view_loss"] for line in lines if "train/view_loss" in line]
-    assert losses[0] > 0.6 and np.mean(losses[-3:]) < 0.9 * losses[0], "it learns how often each view is taken"
+    done = run_there(copy(HEAD), "head_trains", tmp_path)
+    assert done["codes"] == [0, 0, 0]
+    assert np.mean(done["losses"][-3:]) < 0.6 * done["losses"][0], "it learns what can be learnt"
     best = tmp_path / "run" / "best_model"
-    assert "view (3 classes)" in (best / "README.md").read_text()
+    assert "view (4 classes)" in (best / "README.md").read_text()
     assert any(name.startswith("heads.view.") for name in load_file(best / "model.safetensors"))
     assert "view" in json.loads((best / "metrics.json").read_text())["validation"]["heads"]
 
     results = tmp_path / "results"
     report = json.loads((results / "report.json").read_text())
     asked = report["rows"]["model"]["view"]
-    assert asked["n"] > 0 and 0 <= asked["micro_f1"] <= 1 and "view" in report["headline"]
+    assert asked["n"] == 3 and report["counts"]["view_unrecorded"] == 1
+    assert 0 <= asked["micro_f1"] <= 1 and "view" in report["headline"]["heads"]
     for row in ("majority_type", "question_only", "blank_image", "graph_none", "graph_oracle"):
         assert report["rows"][row]["view"]["n"] == asked["n"], row
-    assert report["gain"]["view"]["metric"] == "micro_f1" and set(report["classes"]["view"]) == {"AP", "PA", "lateral"}
+    assert report["gain"]["view"]["metric"] == "micro_f1" and set(report["classes"]["view"]) == {
+        "AP",
+        "PA",
+        "LATERAL",
+        "LL",
+    }
     assert report["by_type"]["B14_describe_acquisition"]["model"]["n"] == asked["n"]
-    assert "view_unrecorded" in report["counts"] or report["counts"]["target"] > asked["n"]
     answers = pd.read_parquet(results / "predictions.parquet").query("head == 'view'")
-    assert len(answers) == asked["n"] and {len(values) for values in answers["probabilities"]} == {3}
+    assert len(answers) == asked["n"] and {len(values) for values in answers["probabilities"]} == {4}
     assert "## Head view" in (results / "report.md").read_text() and "All metrics: view" in (
         results / "report.html"
     ).read_text(encoding="utf-8")
