@@ -1,8 +1,9 @@
 """The frozen lists and the one routing table: question type -> answer head.
 
 Everything that needs a class list or has to know which head answers a question (targets, loss, metrics, reports)
-reads it here; only how an answer is read stands elsewhere, in `data.answers.TARGET_RULES`. `checksum()` goes into every
-index and checkpoint, so that a model never meets other classes silently.
+reads it here; only rules for answers that do not name the classes by their names stand elsewhere, in
+`data.answers.TARGET_RULES`. `checksum()` goes into every index and checkpoint, so that a model never meets other classes
+silently.
 
 Sources: the 27 question types and their strategies are those of MIMIC-Ext-CXR-QBA 1.0.0
 (https://physionet.org/content/mimic-ext-cxr-qba/1.0.0/); the 14 labels those of MIMIC-CXR-JPG
