@@ -25,6 +25,7 @@ from benchmarks.session import Session
 from benchmarks.timing import Variant
 from configs.mimic_cxr_config import Config, to_dict
 from training.loss import MultiTaskLoss
+from training.metrics import HEADLINE
 from training.run import Run, prepare
 from training.step import OptimizerStep
 from training.tracking import Sinks
@@ -195,13 +196,9 @@ def _train(one: Run) -> dict[str, float | None]:
     trainer.fit()
     metrics = json.loads((Path(one.config.training.output_dir) / BEST / "metrics.json").read_text(encoding="utf-8"))
     found = metrics["validation"]
-    main = {
-        "binary": "balanced_accuracy",
-        "severity": "balanced_accuracy",
-        "category": "micro_f1",
-        "region": "micro_f1",
+    return {"headline": found["headline"]} | {
+        head.value: found["heads"][head.value][score] for head, score in HEADLINE.items()
     }
-    return {"headline": found["headline"]} | {head: found["heads"][head][score] for head, score in main.items()}
 
 
 def interval(values: list[float | None]) -> str:

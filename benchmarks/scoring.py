@@ -16,6 +16,8 @@ from training.report.scorer import Scorer
 
 SHARES = {Head.BINARY: 0.6, Head.CATEGORY: 0.25, Head.REGION: 0.12, Head.SEVERITY: 0.03}
 """Of the questions of a split, roughly as grade A has them"""
+OTHER_SHARE = 0.03
+"""Beside these, for a head that the data set does not have"""
 
 
 class AskedQuestions:
@@ -23,8 +25,9 @@ class AskedQuestions:
 
     def __init__(self, number: int, patients: int, rng: np.random.Generator):
         self.patient = self.study = rng.integers(patients, size=number)
-        ends = np.cumsum([round(number * share) for share in SHARES.values()])
-        self._of = dict(zip(SHARES, np.split(np.arange(number), ends[:-1]), strict=True))
+        shares = np.array([SHARES.get(head, OTHER_SHARE) for head in HEADS])
+        ends = np.cumsum((number * shares / shares.sum()).round().astype(int))
+        self._of = dict(zip(HEADS, np.split(np.arange(number), ends[:-1]), strict=True))
         self._targets = {head: _drawn(head, len(own), rng) for head, own in self._of.items()}
 
     def __len__(self) -> int:

@@ -15,7 +15,8 @@ from pathlib import Path
 import yaml
 
 from configs import loading
-from configs.validation import validate
+from configs.data_sets import other_set, other_sets
+from configs.validation import HEAD_WEIGHT, validate
 from utils.errors import ConfigError
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "default_config.yaml"
@@ -72,9 +73,9 @@ class DataConfig:
     """Folder of MIMIC-CXR-JPG; the environment variable MIMIC_CXR_PATH when empty."""
     mimic_qa_path: str = ""
     """Folder of MIMIC-Ext-CXR-QBA or of one of its exports; MIMIC_QA_PATH when empty."""
-    vqa_rad_path: str = ""
+    vqa_rad_path: str = other_set("data.vqa_rad.read_vqa_rad", published=True)
     """Folder of VQA-RAD: it is read instead of the two above, to fine-tune the model of `training.init_from`."""
-    own_data: str = ""
+    own_data: str = other_set("data.own_data.read_own_data")
     """CSV or JSONL file with a question a row (docs/OWN_DATA.md): it is read instead, in the same way."""
     index_dir: str = ""
     """Where index and image store go; `./data_cache/<fingerprint>` when empty."""
@@ -195,6 +196,10 @@ class TrainingConfig:
     """Seconds without progress after which a process writes its stacks to events.log and ends; five times as long for
     start and saving; 0: never."""
 
+    def head_weight(self, head: str) -> float:
+        """Weight of an answer head's loss: its setting `<head>_head_weight`, 1 for a head that has none."""
+        return getattr(self, f"{head}{HEAD_WEIGHT}", 1.0)
+
 
 @dataclass
 class EvaluationConfig:
@@ -251,6 +256,12 @@ TYPES = loading.field_types(Config)
 
 ENVIRONMENT = {"data.mimic_cxr_path": "MIMIC_CXR_PATH", "data.mimic_qa_path": "MIMIC_QA_PATH"}
 """Settings that an environment variable fills when nothing else does."""
+
+PLACES = (
+    *(*ENVIRONMENT, *(f"data.{name}" for name in other_sets(DataConfig)), "data.index_dir"),
+    *("data.num_workers", "data.prefetch_factor"),
+)
+"""Settings that say where the data are and how fast they are read, not what they are: the machines of a run may differ in them."""
 
 FLAGS = {"mimic_cxr_path": "data.mimic_cxr_path", "mimic_qa_path": "data.mimic_qa_path"}
 """Command line options that all scripts have, and their settings."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from configs.data_sets import named_sets
 from configs.fast_path import FAST_PATH
 from configs.loading import get
 from utils.errors import ConfigError
@@ -69,10 +70,12 @@ POSITIVE = """
 NOT_NEGATIVE = """
     data.max_samples data.num_workers training.hang_timeout training.max_steps training.weight_decay training.seed
     training.max_eval_questions training.early_stopping_patience training.vqa_loss_weight
-    training.chexpert_loss_weight training.binary_head_weight training.category_head_weight
-    training.region_head_weight training.severity_head_weight training.question_type_loss_weight
-    training.graph_finding_loss_weight training.graph_box_loss_weight evaluation.bootstrap_samples
+    training.chexpert_loss_weight training.question_type_loss_weight training.graph_finding_loss_weight
+    training.graph_box_loss_weight evaluation.bootstrap_samples
 """.split()
+
+HEAD_WEIGHT = "_head_weight"
+"""How the settings of `training` end that weigh the answer heads; none may be negative, and one must be positive."""
 
 NOT_EMPTY = ["model.visual_backbone", "training.output_dir", "evaluation.output_dir", "wandb.project"]
 
@@ -92,6 +95,11 @@ def validate(config: Config, origin: dict[str, str] | None = None) -> None:
         raise ConfigError("; ".join(found))
 
 
+def head_weights(config: Config) -> dict[str, float]:
+    """The settings of `training` that weigh answer heads."""
+    return {name: value for name, value in vars(config.training).items() if name.endswith(HEAD_WEIGHT)}
+
+
 def _single_values(config: Config) -> Iterator[tuple[str, str]]:
     for key, choices in CHOICES.items():
         if get(config, key) not in choices:
@@ -102,7 +110,7 @@ def _single_values(config: Config) -> Iterator[tuple[str, str]]:
     for key in POSITIVE:
         if not get(config, key) > 0:
             yield key, "must be greater than 0"
-    for key in NOT_NEGATIVE:
+    for key in (*NOT_NEGATIVE, *(f"training.{name}" for name in head_weights(config))):
         if not get(config, key) >= 0:
             yield key, "must be 0 or greater"
     for key in NOT_EMPTY:
@@ -120,8 +128,9 @@ def _combinations(config: Config) -> Iterator[tuple[str, str]]:
     data, training = config.data, config.training
     if data.image_store_size and data.image_store_size < data.image_size:
         yield "data.image_store_size", f"must be 0 or at least data.image_size ({data.image_size}): or detail is lost"
-    if data.vqa_rad_path and data.own_data:
-        yield "data.own_data", "only one set is read: leave this or data.vqa_rad_path empty"
+    first, *more = named_sets(data) or [None]
+    for name in more:
+        yield f"data.{name}", f"only one set is read: leave this or data.{first} empty"
     if data.draw == "balanced" and not training.max_steps:
         yield "data.draw", "balanced draws repeat the rarer questions: set a budget with training.max_steps"
     if not training.fp16 and training.precision in ("bf16", "fp16"):
@@ -134,8 +143,7 @@ def _combinations(config: Config) -> Iterator[tuple[str, str]]:
                 f"training.{name}",
                 "would keep random weights: set model.pretrained to true, or training.init_from to a model",
             )
-    heads = ("binary", "category", "region", "severity")
-    if training.vqa_loss_weight <= 0 or all(getattr(training, f"{head}_head_weight") <= 0 for head in heads):
+    if training.vqa_loss_weight <= 0 or all(weight <= 0 for weight in head_weights(config).values()):
         yield "training.vqa_loss_weight", "no answer head would learn: give it and at least one *_head_weight"
     if config.deepspeed.enabled and not config.deepspeed.config_path.strip():
         yield "deepspeed.config_path", "must name a file, or set deepspeed.enabled to false"

@@ -1,12 +1,13 @@
 """Answers that somebody wrote in words -> targets. What is not understood is no target, and never a class.
 
-A target is one integer, as in `data.answers`: 0/1 (binary), 0..3 (severity), or a bit mask over the classes (category, region).
+A target is one integer, as in `data.answers`: the number of a class, or a bit mask over the classes of a multi-label head.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from data.label_space import HEADS, NO_FINDING, Head
 from data.names import box_region, entity_classes, is_known_entity, region_is_union, region_set, severity_index
@@ -63,13 +64,27 @@ def severity_target(answer: str) -> int | None:
     return found.pop()
 
 
+def class_target(head: Head, answer: str) -> int | None:
+    """The classes of a head that an answer names by their own names, upper or lower case. None with a negation, and where
+    one class is right but several are named."""
+    classes = {name.lower(): number for number, name in enumerate(HEADS[head].classes)}
+    longest_first = "|".join(map(re.escape, sorted(classes, key=len, reverse=True)))
+    found = {classes[name] for name in re.findall(rf"(?<!\w)(?:{longest_first})(?!\w)", answer.lower())}
+    if not found or _NEGATION.search(answer):
+        return None
+    if HEADS[head].multi_label:
+        return sum(1 << number for number in found)
+    return found.pop() if len(found) == 1 else None
+
+
 TARGETS: dict[Head, Callable[[str], int | None]] = {
+    **{head: partial(class_target, head) for head in HEADS},
     Head.BINARY: binary_target,
     Head.CATEGORY: category_target,
     Head.REGION: region_target,
     Head.SEVERITY: severity_target,
 }
-"""None: the answer is none of the head's classes"""
+"""None: the answer is none of the head's classes. Heads without a rule of their own go by the names of their classes"""
 
 
 def region_of_box(answer: str) -> int | None:

@@ -1,6 +1,6 @@
 """One raw question of the data set -> the head that answers it and its target, or the reason why it has none.
 
-A target is one integer: 0/1 (binary), 0..3 (severity), or a bit mask over the classes (category, region).
+A target is one integer: the number of the class (binary, severity) or a bit mask over the classes (category, region).
 No target is never class 0: a question without one is `Dropped` with a reason that the index counts and prints.
 """
 
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from data.answer_text import class_target
 from data.label_space import HEAD_INDEX, NO_FINDING, TYPE_INDEX, Head, QuestionType, find_question_type, parse_grade
 from data.names import entity_classes, is_known_entity, resolve_region, severity_index
 from data.raw import items, laterality, mapping, modifiers, note, polarity, strings, word
@@ -72,7 +73,7 @@ def parse_question(raw: Any, counts: Counter | None = None) -> Question | Droppe
     if kind.head is None or not text:
         return Dropped(question_id, kind.name, "empty_question_text" if kind.head else "unsupported_type")
     main = _main_answers(question.get("answers"), counts)
-    target = _target(kind, main, counts) if main else "no_main_answer"
+    target = TARGET_RULES[kind.head](main, kind, counts) if main else "no_main_answer"
     if isinstance(target, str):
         return Dropped(question_id, kind.name, target)
     grade = _grade(mapping(question.get("question_quality")).get("rating"), counts)
@@ -101,15 +102,6 @@ def _main_answers(answers: Any, counts: Counter | None) -> list[dict]:
         elif answer_type not in ANSWER_TYPES:
             note(counts, "answer_type", answer.get("answer_type"))
     return main
-
-
-def _target(kind: QuestionType, main: list[dict], counts: Counter | None) -> int | str:
-    """The target, or the reason why there is none."""
-    if kind.head is Head.BINARY:
-        return _binary(main, kind, counts)
-    if kind.head is Head.CATEGORY:
-        return _category(main, kind, counts)
-    return _region(main, counts) if kind.head is Head.REGION else _severity(main, counts)
 
 
 def _grade(rating: Any, counts: Counter | None) -> int:
@@ -188,7 +180,7 @@ def _about_something_present(main: list[dict], counts: Counter | None) -> list[d
     return [answer for positive, answer in stated if positive]
 
 
-def _region(main: list[dict], counts: Counter | None) -> int | str:
+def _region(main: list[dict], kind: QuestionType, counts: Counter | None) -> int | str:
     chosen = _about_something_present(main, counts)
     if not chosen:
         return "nothing_positive"
@@ -213,7 +205,7 @@ def _region(main: list[dict], counts: Counter | None) -> int | str:
 _BETWEEN = re.compile(r"\s*(?:[-–/,]|\bto\b|\band\b|\bor\b)\s*", re.IGNORECASE)
 
 
-def _severity(main: list[dict], counts: Counter | None) -> int | str:
+def _severity(main: list[dict], kind: QuestionType, counts: Counter | None) -> int | str:
     chosen = _about_something_present(main, counts)
     if not chosen:
         return "nothing_positive"
@@ -229,3 +221,25 @@ def _severity(main: list[dict], counts: Counter | None) -> int | str:
     if len(classes) == 1:
         return classes.pop()
     return "severity_ambiguous" if classes else "severity_unspecified"
+
+
+# --- which rule is whose -----------------------------------------------------------------------------------------
+
+
+def _named(main: list[dict], kind: QuestionType, counts: Counter | None) -> int | str:
+    """For answers that name the head's classes by their own names."""
+    target = class_target(kind.head, " ".join(text for answer in main for text in strings(answer.get("text"))))
+    return "no_class_named" if target is None else target
+
+
+TargetRule = Callable[[list[dict], QuestionType, Counter | None], int | str]
+"""Main answers (at least one, any JSON inside), the question's type, and where unknown names are counted -> the target, or the
+reason why there is none, in snake case"""
+
+TARGET_RULES: dict[Head, TargetRule] = {
+    **dict.fromkeys(Head, _named),
+    Head.BINARY: _binary,
+    Head.CATEGORY: _category,
+    Head.REGION: _region,
+    Head.SEVERITY: _severity,
+}

@@ -6,13 +6,14 @@ R = 26 canonical regions, E entities of the vocabulary (including padding 0 and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 
 import torch
 from torch import Tensor
 
 from data.feature_store import FeatureMaps
 from data.frames import Pictures
+from data.label_space import HEADS
 from data.tensor_group import TensorGroup
 from data.vocabulary import RESERVED
 
@@ -109,18 +110,19 @@ class GraphStatements(TensorGroup):
         return SceneGraphTargets(self.boxes, self.box_mask, present, weight, *unions)
 
 
-@dataclass
-class Targets(TensorGroup):
-    """Answers. A question has exactly one of the four; the others are masked."""
+Targets = make_dataclass(
+    "Targets",
+    [(head.value, Tensor) for head in HEADS],
+    bases=(TensorGroup,),
+    namespace={
+        "__module__": __name__,
+        "__doc__": """Answers, a tensor for each of `HEADS` by its name. A question belongs to one head; the others are masked.
 
-    binary: Tensor
-    """(Q,) int64, 0 no, 1 yes; -1 where the question belongs to another head"""
-    category: Tensor
-    """(Q, 14) float multi-hot; zeros where `Batch.head` is another"""
-    region: Tensor
-    """(Q, 26) float multi-hot; zeros where `Batch.head` is another"""
-    severity: Tensor
-    """(Q,) int64 in 0..3; -1 where the question belongs to another head"""
+        One class of several is right: (Q,) int64 class number; -1 where the question belongs to another head.
+        Several may be (`multi_label`): (Q, C) float multi-hot; zeros where `Batch.head` is another.
+        """,
+    },
+)
 
 
 @dataclass

@@ -1,7 +1,9 @@
 """The frozen lists and the one routing table: question type -> answer head.
 
 Everything that needs a class list or has to know which head answers a question (targets, loss, metrics, reports)
-reads it here. `checksum()` goes into every index and checkpoint, so that a model never meets other classes silently.
+reads it here; only rules for answers that do not name the classes by their names stand elsewhere, in
+`data.answers.TARGET_RULES`. `checksum()` goes into every index and checkpoint, so that a model never meets other classes
+silently.
 
 Sources: the 27 question types and their strategies are those of MIMIC-Ext-CXR-QBA 1.0.0
 (https://physionet.org/content/mimic-ext-cxr-qba/1.0.0/); the 14 labels those of MIMIC-CXR-JPG
@@ -74,7 +76,7 @@ BINARY: tuple[str, ...] = ("no", "yes")
 
 
 class Head(StrEnum):
-    """The four answer heads."""
+    """The answer heads. How to add one: CONTRIBUTING.md."""
 
     BINARY = "binary"
     CATEGORY = "category"
@@ -82,19 +84,39 @@ class Head(StrEnum):
     SEVERITY = "severity"
 
 
+MOST_CLASSES = {True: 32, False: 128}
+"""Of a multi-label head: bits of a target in the index; of another: numbers of a class in predictions.parquet"""
+
+
 @dataclass(frozen=True)
 class HeadSpec:
-    """Classes of a head, and whether one (`multi_label` false) or several of them may be right."""
+    """What targets, model, loss, metrics and reports have to know of a head."""
 
     classes: tuple[str, ...]
     multi_label: bool
+    """Several classes may be right, each by itself: sigmoid and micro-F1. Else one is: softmax and balanced accuracy"""
+    ordered: bool = False
+    """The classes are grades, of which one is right: how far an answer is off is scored too"""
+
+    def __post_init__(self):
+        if not 2 <= len(self.classes) <= MOST_CLASSES[self.multi_label] or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"a head has 2 to {MOST_CLASSES[self.multi_label]} different classes: {self.classes}")
+        if self.multi_label and self.ordered:
+            raise ValueError(
+                f"one of several grades is right: multi_label and ordered exclude each other: {self.classes}"
+            )
+
+    @property
+    def two_classes(self) -> bool:
+        """A yes or no: answers can be ranked by the probability of the second class."""
+        return not self.multi_label and len(self.classes) == 2
 
 
 HEADS: dict[Head, HeadSpec] = {
     Head.BINARY: HeadSpec(BINARY, multi_label=False),
     Head.CATEGORY: HeadSpec(CHEXPERT, multi_label=True),
     Head.REGION: HeadSpec(REGIONS, multi_label=True),
-    Head.SEVERITY: HeadSpec(SEVERITIES, multi_label=False),
+    Head.SEVERITY: HeadSpec(SEVERITIES, multi_label=False, ordered=True),
 }
 HEAD_INDEX: dict[Head, int] = {head: i for i, head in enumerate(HEADS)}
 """Position of a head in `Batch.head` and in the index's `head` column."""
@@ -213,6 +235,13 @@ def checksum() -> str:
     """SHA-256 over all lists and the routing table, hex. Two code versions with equal checksums have equal classes."""
     table = [[t.name, t.strategy, t.head, t.copies, t.about_devices] for t in QUESTION_TYPES]
     frozen = [CHEXPERT, REGIONS, SEVERITIES, BINARY, table, GRADES]
+    first = (
+        Head.BINARY,
+        Head.CATEGORY,
+        Head.REGION,
+        Head.SEVERITY,
+    )  # in every index and checkpoint that was ever written
+    frozen += [[head, spec.classes, spec.multi_label] for head, spec in HEADS.items() if head not in first]
     return hashlib.sha256(json.dumps(frozen, sort_keys=True).encode()).hexdigest()
 
 

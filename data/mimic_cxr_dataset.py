@@ -17,7 +17,7 @@ from data.feature_store import FeatureMaps
 from data.frames import Augmentation, Frame, Pictures
 from data.graph_statements import GraphWeights, graph_statements
 from data.index import Index
-from data.label_space import CHEXPERT, HEAD_INDEX, REGIONS, Head
+from data.label_space import HEAD_INDEX, HEADS
 from data.order import uniform
 from data.token_table import TokenTable
 from data.visits import (
@@ -187,18 +187,17 @@ class VQADataset:
 
 
 def unpack_targets(heads: np.ndarray, targets: np.ndarray) -> Targets:
-    """Index codes (Q,) -> the four target tensors."""
+    """Index codes (Q,) -> the target tensor of each head."""
 
-    def single(head: Head) -> torch.Tensor:
-        return torch.from_numpy(np.where(heads == HEAD_INDEX[head], targets.astype(np.int64), -1))
+    def single(own: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.where(own, targets.astype(np.int64), -1))
 
-    def multi(head: Head, classes: int) -> torch.Tensor:
-        bits = np.where(heads == HEAD_INDEX[head], targets, 0).astype("<u4").view(np.uint8).reshape(-1, 4)
+    def multi(own: np.ndarray, classes: int) -> torch.Tensor:
+        bits = np.where(own, targets, 0).astype("<u4").view(np.uint8).reshape(-1, 4)
         return torch.from_numpy(np.unpackbits(bits, axis=1, count=classes, bitorder="little").astype(np.float32))
 
-    return Targets(
-        binary=single(Head.BINARY),
-        category=multi(Head.CATEGORY, len(CHEXPERT)),
-        region=multi(Head.REGION, len(REGIONS)),
-        severity=single(Head.SEVERITY),
-    )
+    found = {}
+    for head, spec in HEADS.items():
+        own = heads == HEAD_INDEX[head]
+        found[head.value] = multi(own, len(spec.classes)) if spec.multi_label else single(own)
+    return Targets(**found)

@@ -37,15 +37,15 @@ RULES: tuple[tuple[Head, re.Pattern], ...] = (
     (Head.SEVERITY, re.compile(r".*\b(?:how (?!many)|severity|size|grade|degree|extent)", re.IGNORECASE | re.DOTALL)),
     (Head.CATEGORY, re.compile("")),
 )
-"""Without `head` and `type`: the first head whose pattern the question's beginning matches and whose classes the answer names"""
+"""Without `head` and `type`: the first head whose pattern the question's beginning matches and whose classes the answer names.
+A head that stands not here has to be named"""
 
-TYPE_OF_HEAD = {
+TYPE_OF_HEAD: dict[Head, str] = {
+    **{kind.head: kind.name for kind in reversed(QUESTION_TYPES) if kind.head},
     Head.BINARY: "D02_has_finding",
     Head.CATEGORY: "B02_describe_abnormal",
-    Head.REGION: "D03_where_is_finding",
-    Head.SEVERITY: "D04_how_severe_is_finding",
 }
-"""Where the file has no column `type`"""
+"""Where the file has no column `type`: the first of a head's types, unless another is said"""
 
 Box = tuple[float, float, float, float]
 
@@ -152,7 +152,7 @@ def _image(name: str, place: str) -> str:
 
 def _kind(row: Row) -> QuestionType | None:
     head = row.cells.get("head")
-    head = head and _chosen(row, "head", head, {one.value: one for one in Head})
+    head = head and _chosen(row, "head", head, {one.value: one for one in Head if one in TYPE_OF_HEAD})
     name = row.cells.get("type")
     if name is None:
         return QUESTION_TYPES[TYPE_INDEX[TYPE_OF_HEAD[head]]] if head else None

@@ -14,7 +14,7 @@ NUM_QUESTION_TYPES = len(QUESTION_TYPES) + 1
 
 
 class AnswerHeads(nn.ModuleDict):
-    """binary 2, category 14, region 26, severity 4: a small network each."""
+    """A small network for each head: binary 2, category 14, region 26, severity 4 classes."""
 
     def __init__(self, width: int, dropout: float):
         super().__init__({head.value: Mlp(width, width, len(spec.classes), dropout) for head, spec in HEADS.items()})
@@ -25,7 +25,7 @@ class AnswerHeads(nn.ModuleDict):
 
 
 class JointHead(nn.Module):
-    """One network for the 46 classes of all heads, to compare with."""
+    """One network for the classes of all heads, to compare with."""
 
     def __init__(self, width: int, dropout: float):
         super().__init__()

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # started by its path, Python looks in scripts/ only
 
 from configs.mimic_cxr_config import Config  # noqa: E402
-from data.label_space import CHEXPERT, QUESTION_TYPES, REGIONS, SEVERITIES  # noqa: E402
+from data.label_space import CHEXPERT, HEADS, QUESTION_TYPES, REGIONS, HeadSpec  # noqa: E402
 
 WIDTH, HEIGHT = 1600, 860
 SCALE = 2
@@ -97,11 +97,19 @@ def blocks(config: Config) -> dict[str, Block]:
         ),
         "kind": Block(775, 780, "Question type", (f"{len(QUESTION_TYPES)} types or unsupported",), "training"),
         "names": Block(775, 620, "Named entities", ("and regions, looked up", "in every node"), "text"),
-        "binary": Block(1430, 170, "Binary", ("yes, no",), "answer", 230, 80),
-        "category": Block(1430, 310, "Category", (f"{len(CHEXPERT)} classes, several",), "answer", 230, 80),
-        "region": Block(1430, 450, "Region", (f"{regions} regions, several",), "answer", 230, 80),
-        "severity": Block(1430, 590, "Severity", (f"{len(SEVERITIES)} grades",), "answer", 230, 80),
+        **{
+            head.value: Block(
+                1430, 170 + 420 * i // (len(HEADS) - 1), head.capitalize(), (_classes(spec),), "answer", 230, 80
+            )
+            for i, (head, spec) in enumerate(HEADS.items())
+        },
     }
+
+
+def _classes(spec: HeadSpec) -> str:
+    if spec.two_classes:
+        return ", ".join(reversed(spec.classes))
+    return f"{len(spec.classes)} {'grades' if spec.ordered else 'classes'}{', several' if spec.multi_label else ''}"
 
 
 ARROWS = (
@@ -113,7 +121,8 @@ ARROWS = (
         ("predictor", "graph"),
     ),
     *(("question", "bert"), ("bert", "kind"), ("bert", "names"), ("names", "graph"), ("names", "sim"), ("grid", "sim")),
-    *(("graph", "sim"), ("sim", "binary"), ("sim", "category"), ("sim", "region"), ("sim", "severity")),
+    ("graph", "sim"),
+    *(("sim", head.value) for head in HEADS),
 )
 DASHED = (("report", "predictor"), ("report", "graph"))
 """In training alone"""

@@ -209,6 +209,7 @@ def test_private_memory_counts_what_a_process_writes():
     assert peak.highest >= tree
 
 
+@pytest.mark.slow
 def test_building_is_measured_against_the_simple_conversion(tmp_path):
     session = session_of(tmp_path, "build", "--studies", "6", "--workers", "1")
     found = tables(benchmarks.build.run(session), session.machine)
@@ -243,6 +244,7 @@ def test_one_call_gives_the_answers_of_single_calls(tmp_path):
             torch.testing.assert_close(values[0], together[head][n], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_growth_of_every_stage_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmarks.scale, "in_own_process", lambda job: scale_point.main([str(job)]))
     monkeypatch.setattr(scale_point, "STEADY_SECONDS", 0.2)

@@ -303,6 +303,7 @@ def test_peers_take_a_step(composed, tokenizer, name):
 # The command
 
 
+@pytest.mark.slow
 def test_train_prints_tables_and_writes_json(bench, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(machine, "CEILING_SECONDS", 0.0)
     monkeypatch.setattr(machine, "MATRIX", {"cpu": 64})
@@ -339,7 +340,8 @@ def test_train_prints_tables_and_writes_json(bench, tmp_path, monkeypatch, capsy
     assert all(name in printed for name in rates)
     assert "0.50 a question" in printed
     named = [v["name"] for v in switches["variants"]]
-    assert named == ["fast path", "without shared_images", "without roi_matrix", "without all of them"]
+    assert named[:4] == ["fast path", "without shared_images", "without roi_matrix", "without all of them"]
+    assert all(name.startswith("fast path in ") for name in named[4:]), "where the processor has other precisions"
     flops = {v["name"]: v["flops"] for v in switches["variants"]}
     assert flops["without shared_images"] > 1.5 * flops["fast path"]
     assert 0 < waiting["facts"]["share of the time spent in the loader"] < 1

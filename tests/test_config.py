@@ -20,7 +20,7 @@ from configs.mimic_cxr_config import (
     to_dict,
     to_yaml,
 )
-from configs.validation import CHOICES, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, RANGES, validate
+from configs.validation import CHOICES, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, RANGES, head_weights, validate
 from utils import cli
 from utils.errors import ConfigError
 
@@ -93,7 +93,8 @@ def test_no_setting_can_hold_a_secret():
 
 
 def test_every_number_has_a_rule():
-    ruled = {*CHOICES, *RANGES, *POSITIVE, *NOT_NEGATIVE, *NOT_EMPTY}
+    weights = {f"training.{name}" for name in head_weights(Config())}
+    ruled = {*CHOICES, *RANGES, *POSITIVE, *NOT_NEGATIVE, *NOT_EMPTY, *weights}
     assert ruled <= set(TYPES)
     assert [key for key, kind in TYPES.items() if kind in (int, float) and key not in ruled] == []
 

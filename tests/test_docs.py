@@ -21,14 +21,14 @@ from data.release.check import ODD
 from training.evaluation import ROWS
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 PROMISED = """
     MIMIC_CXR_VQA_ANALYSIS MULTI_GPU_TRAINING TRAINING_GUIDE SETUP_DATA architecture_diagram methodology mimic-cxr-jpg
     mimic-ext-cxr-qba
 """.split()
 
-NO_SETTINGS = {"model.safetensors", "training.report"}
-"""Words that look like a setting: a file and a module."""
+NO_SETTINGS = {"model.safetensors", "training.report", "training.view_head_weight", "data.slake_path"}
+"""Words that look like a setting: a file and a module; and what CONTRIBUTING.md adds as examples."""
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -167,6 +167,7 @@ python -m utils.hardware_utils --simulate "4x NVIDIA L4" --gpus 3
 
 
 def unknown_settings(text: str) -> set[str]:
+    text = FENCE.sub(lambda block: "" if block[1] in ("python", "diff") else block[0], text)
     return set(re.findall(SETTING, text)) - set(TYPES) - NO_SETTINGS
 
 

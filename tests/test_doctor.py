@@ -18,26 +18,13 @@ from data.doctor.oddities import BOXES, FATES, FILES, STATEMENTS, VALUES
 from data.index import ensure_index
 from data.label_space import QUESTION_TYPES
 from data.release import Problem, open_release
+from tests.planted import copied, questions, rewrite, settings_of, studies
 from tests.small_release import graph_of, image_id, image_path, question, write_release
 from utils.errors import ConfigError
 
-STUDIES = {50000001 + n: (10000001 + n, "validate" if n % 4 == 3 else "train", ["PA"]) for n in range(12)}
+STUDIES = studies(12)
 FIRST, SECOND, THIRD = list(STUDIES)[:3]
-GOOD = [
-    question(n, "D02_has_finding", "Is there an effusion?", "Yes, there is.", obs_entities=["pleural effusion"])
-    for n in range(30)
-]
-
-
-def rewrite(archive: Path, study: int, content: object) -> None:
-    """Replace a study's member; text is written as it is."""
-    with zipfile.ZipFile(archive) as old:
-        members = {name: old.read(name) for name in old.namelist()}
-    name = next(name for name in members if f"s{study}." in name)
-    members[name] = (content if isinstance(content, str) else json.dumps(content)).encode()
-    with zipfile.ZipFile(archive, "w") as new:
-        for member, data in members.items():
-            new.writestr(member, data)
+GOOD = questions(30)
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +41,7 @@ def clean(tmp_path_factory):
 @pytest.fixture
 def release(clean, tmp_path):
     """A copy of the clean one, to plant something in; with the settings of an index."""
-    root = tmp_path / "release"
-    shutil.copytree(clean, root)
-    config = Config()
-    config.data.mimic_cxr_path, config.data.mimic_qa_path = str(root / "jpg"), str(root / "qba")
-    config.data.index_dir, config.data.image_size = str(tmp_path / "index"), 64
-    return config
+    return copied(clean, tmp_path)
 
 
 def found(config: Config) -> dict[str, Problem]:
@@ -72,10 +54,7 @@ def found(config: Config) -> dict[str, Problem]:
 @pytest.fixture(scope="module")
 def usual(clean, tmp_path_factory):
     """What the doctor says of the clean release."""
-    config = Config()
-    config.data.mimic_cxr_path, config.data.mimic_qa_path = str(clean / "jpg"), str(clean / "qba")
-    config.data.index_dir, config.data.image_size = str(tmp_path_factory.mktemp("usual") / "index"), 64
-    return found(config)
+    return found(settings_of(clean, tmp_path_factory.mktemp("usual") / "index"))
 
 
 def test_a_sound_release_can_be_trained_on(usual):

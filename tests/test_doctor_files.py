@@ -17,16 +17,13 @@ from configs.mimic_cxr_config import Config
 from data.doctor import diagnose, diagnose_release
 from data.index import build, ensure_index
 from data.release import Problem, open_release
-from tests.small_release import contents, graph_of, image_path, question, write_release
-from tests.test_doctor import rewrite
+from tests.planted import copied, questions, rewrite, studies
+from tests.small_release import contents, graph_of, image_path, write_release
 from utils.errors import DataError
 
-STUDIES = {50000001 + n: (10000001 + n, "validate" if n % 4 == 3 else "train", ["PA"]) for n in range(24)}
+STUDIES = studies(24)
 IDS = list(STUDIES)
-GOOD = [
-    question(n, "D02_has_finding", "Is there an effusion?", "Yes, there is.", obs_entities=["pleural effusion"])
-    for n in range(3)
-]
+GOOD = questions(3)
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +35,7 @@ def clean(tmp_path_factory):
 
 @pytest.fixture
 def release(clean, tmp_path) -> Config:
-    root = tmp_path / "release"
-    shutil.copytree(clean, root)
-    config = Config()
-    config.data.mimic_cxr_path, config.data.mimic_qa_path = str(root / "jpg"), str(root / "qba")
-    config.data.index_dir, config.data.image_size = str(tmp_path / "index"), 64
-    return config
+    return copied(clean, tmp_path)
 
 
 def before_an_index(config: Config) -> dict[str, Problem]:

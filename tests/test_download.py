@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import random
 
 import pytest
 from hypothesis import given
@@ -16,41 +15,20 @@ from data.download.credentials import Credentials, LoginError, find_credentials
 from data.download.release import QUARANTINE, Mirror
 from data.download.transfer import Site
 from tests import file_server
+from tests.downloads import BIG, SECRET, get, leftovers, make_pieces_small, site, sums, three_files
 from tests.file_server import FileServer
 from utils.errors import DataError
-
-SECRET = "pa55-canary"
-BIG = random.Random(0).randbytes(10_500)
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(transfer, "PIECE", 1_000)
-    monkeypatch.setattr(transfer, "BLOCK", 64)
+    make_pieces_small(monkeypatch)
 
 
 @pytest.fixture
 def server():
-    with FileServer({"qa.zip": BIG, "p/a.jpg": b"first", "p/b.jpg": b"second" * 100}) as running:
+    with three_files() as running:
         yield running
-
-
-def sums(server, **wrong):
-    return {name: wrong.get(name, hashlib.sha256(content).hexdigest()) for name, content in server.files.items()}
-
-
-def site(server, login=None, sleeps=None):
-    waits = [] if sleeps is None else sleeps
-    return Site(server.url(), Credentials(*login) if login else None, connections=4, sleep=waits.append)
-
-
-def get(server, folder, *paths, **options):
-    mirror = Mirror(site(server, **options), folder, connections=4)
-    return mirror.get(paths or server.files, sums(server), lambda count: None)
-
-
-def leftovers(folder):
-    return [p.name for p in folder.rglob("*") if ".part" in p.name]
 
 
 def test_everything_arrives_in_pieces_and_no_piece_twice(server, tmp_path):

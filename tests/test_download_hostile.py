@@ -13,12 +13,23 @@ from data.download.credentials import LoginError, find_credentials
 from data.download.release import LEDGER, Mirror
 from data.download.transfer import Site
 from tests import file_server
+from tests.downloads import BIG, SECRET, get, make_pieces_small, sums, three_files
 from tests.file_server import FileServer
-from tests.test_download import BIG, SECRET, get, server, small_pieces, sums  # noqa: F401 (fixtures)
 from utils.errors import DataError
 
 
-def test_a_server_that_asks_for_no_pause_is_not_asked_for_ever(server, tmp_path):  # noqa: F811
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    make_pieces_small(monkeypatch)
+
+
+@pytest.fixture
+def server():
+    with three_files() as running:
+        yield running
+
+
+def test_a_server_that_asks_for_no_pause_is_not_asked_for_ever(server, tmp_path):
     sleeps = []
     server.tricks["p/a.jpg"] = [file_server.status(429, Retry_After="0")] * 1000
     assert (
@@ -38,7 +49,7 @@ def test_a_server_that_asks_for_no_pause_is_not_asked_for_ever(server, tmp_path)
         {"Location": "https:///a.jpg", "code": 302},
     ],
 )
-def test_headers_without_sense_are_no_reason_to_fall_over(server, tmp_path, headers):  # noqa: F811
+def test_headers_without_sense_are_no_reason_to_fall_over(server, tmp_path, headers):
     code = headers.pop("code", 503)
     server.tricks["p/a.jpg"] = [file_server.status(code, **headers)]
     outcome = get(server, tmp_path, "p/a.jpg")
@@ -48,13 +59,13 @@ def test_headers_without_sense_are_no_reason_to_fall_over(server, tmp_path, head
         assert "refused" in outcome.failed["p/a.jpg"] and len(server.seen) == 1
 
 
-def test_a_server_without_ranges_sends_a_file_once(server, tmp_path):  # noqa: F811
+def test_a_server_without_ranges_sends_a_file_once(server, tmp_path):
     server.tricks["qa.zip"] = [file_server.whole] * 100
     assert get(server, tmp_path, "qa.zip").is_complete and (tmp_path / "qa.zip").read_bytes() == BIG
     assert len(server.ranges("qa.zip")) == 2, "its first byte, and all of it"
 
 
-def test_a_server_without_ranges_that_cuts(server, tmp_path):  # noqa: F811
+def test_a_server_without_ranges_that_cuts(server, tmp_path):
     def cut_whole(handler, content, first, last):
         handler.answer(200, content, {"ETag": handler.tag()}, send=6_000)
 
@@ -63,7 +74,7 @@ def test_a_server_without_ranges_that_cuts(server, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("size", [10**15, 10**18 - 1])
-def test_a_size_that_no_disk_has_is_refused_before_anything_is_written(server, tmp_path, size):  # noqa: F811
+def test_a_size_that_no_disk_has_is_refused_before_anything_is_written(server, tmp_path, size):
     def huge(handler, content, first, last):
         handler.answer(206, content[:1], {"ETag": handler.tag(), "Content-Range": f"bytes 0-0/{size}"})
 
@@ -73,7 +84,7 @@ def test_a_size_that_no_disk_has_is_refused_before_anything_is_written(server, t
     assert not list(tmp_path.glob("qa*"))
 
 
-def test_what_is_there_of_a_file_needs_no_space_again(server, tmp_path, monkeypatch):  # noqa: F811
+def test_what_is_there_of_a_file_needs_no_space_again(server, tmp_path, monkeypatch):
     server.tricks["qa.zip"] = [lambda h, c, a, b: h.serve(c, a, b)] * 9 + [file_server.status(404)] * 9
     assert get(server, tmp_path, "qa.zip").failed
     asked = []
@@ -83,13 +94,13 @@ def test_what_is_there_of_a_file_needs_no_space_again(server, tmp_path, monkeypa
     assert 0 < asked[0] < len(BIG)
 
 
-def test_a_film_without_end_does_not_fill_the_memory(server, tmp_path, monkeypatch):  # noqa: F811
+def test_a_film_without_end_does_not_fill_the_memory(server, tmp_path, monkeypatch):
     monkeypatch.setattr(transfer, "LARGEST_WHOLE", 500)
     outcome = get(server, tmp_path, "p/a.jpg", "p/b.jpg")
     assert outcome.downloaded == ["p/a.jpg"] and "more than 500 bytes" in outcome.failed["p/b.jpg"]
 
 
-def test_a_film_that_comes_compressed_is_named_as_such(server, tmp_path):  # noqa: F811
+def test_a_film_that_comes_compressed_is_named_as_such(server, tmp_path):
     packed = gzip.compress(b"first")
     squeeze = lambda h, *_: h.answer(200, packed, {"Content-Encoding": "gzip"})  # noqa: E731
     server.tricks["p/a.jpg"] = [squeeze] * 1000
@@ -99,7 +110,7 @@ def test_a_film_that_comes_compressed_is_named_as_such(server, tmp_path):  # noq
 
 
 @pytest.mark.parametrize("path", ["qa.zip", "p/b.jpg"])
-def test_a_full_disk_ends_the_download_in_one_line(server, tmp_path, monkeypatch, path):  # noqa: F811
+def test_a_full_disk_ends_the_download_in_one_line(server, tmp_path, monkeypatch, path):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -111,7 +122,7 @@ def test_a_full_disk_ends_the_download_in_one_line(server, tmp_path, monkeypatch
     assert get(server, tmp_path, path).is_complete
 
 
-def test_ctrl_c_does_not_wait_for_what_waits(server, tmp_path, monkeypatch):  # noqa: F811
+def test_ctrl_c_does_not_wait_for_what_waits(server, tmp_path, monkeypatch):
     server.tricks["p/a.jpg"] = [file_server.status(429, Retry_After="300")] * 10
     mirror = Mirror(Site(server.url()), tmp_path, connections=2)
 
@@ -124,7 +135,7 @@ def test_ctrl_c_does_not_wait_for_what_waits(server, tmp_path, monkeypatch):  # 
     assert time.monotonic() - started < 10
 
 
-def test_a_ledger_with_anything_in_it_is_no_more_than_forgotten(server, tmp_path):  # noqa: F811
+def test_a_ledger_with_anything_in_it_is_no_more_than_forgotten(server, tmp_path):
     get(server, tmp_path)
     ledger = tmp_path / LEDGER
     ledger.write_bytes(b'\xff\xfe{"path": "qa.zip"}\n{"path": "qa.zip"}\n[]\n7\n{"path": "p/a.jpg", "state": 3}\n')

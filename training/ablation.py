@@ -18,13 +18,13 @@ import numpy as np
 import yaml
 
 from configs import loading
+from configs.data_sets import external_setting
 from configs.mimic_cxr_config import TYPES, Config, load_config, to_yaml
 from data.index import ensure_index
 from data.loader import Layout, windows
 from training.bootstrap import interval
 from training.engine import global_batch
 from training.evaluation_run import question_set
-from training.external import external_setting
 from training.loss import MultiTaskLoss
 from training.metrics import HEADLINE
 from training.predictions import read_predictions

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from configs.data_sets import external_setting
 from configs.mimic_cxr_config import DataConfig
 from data.index import Index
 from data.label_space import CHEXPERT
 from data.release import find_release
-from training.external import external_setting
 from training.predictions import QuestionSet
 from utils.errors import DataError
 from utils.utils import get_logger

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from configs.mimic_cxr_config import Config, DataConfig, to_dict
+from configs.data_sets import external_setting
+from configs.mimic_cxr_config import PLACES, Config, DataConfig, to_dict
 from data import label_space
 from data.index import Index, ensure_index
 from data.label_space import HEADS, Head
@@ -32,7 +33,7 @@ from training.audit import audit_index
 from training.cohort import patient_strata, radiologist_labels
 from training.evaluation import Evaluation, evaluate, evaluate_given
 from training.evaluation_settings import EvaluationJob, check_folders
-from training.external import external_index, external_setting, same_set
+from training.external import external_index, same_set
 from training.markdown import render_markdown
 from training.predictions import QuestionSet, question_fates, read_lineage, read_predictions
 from training.report import Extras, answers_of_rows, build_report
@@ -50,10 +51,7 @@ from utils.version import commit
 LEDGER = "test_ledger.jsonl"
 CONTROLS = "controls"
 """Folder of the other rows' predictions"""
-PLACES = (
-    "data.mimic_cxr_path", "data.mimic_qa_path", "data.vqa_rad_path", "data.own_data", "data.index_dir",
-    "data.num_workers", "data.prefetch_factor", "evaluation.output_dir",
-)  # fmt: skip
+NOT_WHAT = (*PLACES, "evaluation.output_dir")
 """Settings that say where and how fast, not what."""
 PACKAGES = ("torch", "timm", "transformers", "numpy", "scikit-learn", "pyarrow")
 
@@ -343,7 +341,7 @@ def _settings_sha256(config: Config) -> str:
         f"{section}.{name}": value
         for section in ("model", "data", "evaluation")
         for name, value in to_dict(config)[section].items()
-        if f"{section}.{name}" not in PLACES
+        if f"{section}.{name}" not in NOT_WHAT
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 

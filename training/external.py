@@ -6,29 +6,27 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
+from configs.data_sets import external_setting, other_sets
 from configs.mimic_cxr_config import Config, DataConfig
 from data import label_space
 from data.index import Index, open_index
 from data.index.origin import CACHE
 from data.index.store import META
-from data.own_data import read_own_data
 from data.records import RecordSet, write_record_index
-from data.vqa_rad import read_vqa_rad
 from models.model_folder import read_lineage, read_vocabulary
 from utils.errors import ConfigError, DataError
 from utils.utils import get_logger
 
 log = get_logger(__name__)
 
-READERS: dict[str, Callable[[Path], RecordSet]] = {"vqa_rad_path": read_vqa_rad, "own_data": read_own_data}
-"""Setting of `data` -> what reads the file or folder that it names"""
 
-
-def external_setting(data: DataConfig) -> str | None:
-    """The setting that names a data set to read instead of the release; None: the release is read."""
-    return next((name for name in READERS if getattr(data, name)), None)
+def reader_of(setting: str) -> Callable[[Path], RecordSet]:
+    """What reads the file or folder that a setting of `data` names."""
+    module, _, function = other_sets(DataConfig)[setting].metadata["reader"].rpartition(".")
+    return getattr(import_module(module), function)
 
 
 def same_set(one: DataConfig, other: DataConfig) -> bool:
@@ -36,7 +34,7 @@ def same_set(one: DataConfig, other: DataConfig) -> bool:
     setting = external_setting(one)
     if setting != external_setting(other):
         return False
-    if setting is None or setting == "vqa_rad_path":  # there is one VQA-RAD, wherever it lies
+    if setting is None or other_sets(one)[setting].metadata["published"]:
         return True
     return Path(getattr(one, setting)).resolve() == Path(getattr(other, setting)).resolve()
 
@@ -53,7 +51,7 @@ def external_index(config: Config, model: Path | str | None) -> Index:
             "or give it to evaluate.py as --model_path"
         )
     source, vocabulary, credentialed = Path(getattr(config.data, setting)), read_vocabulary(model), read_lineage(model)
-    read = READERS[setting](source)
+    read = reader_of(setting)(source)
     for line in read.lines + read.count_lines():
         log.info("%s", line)
     for line in read.warnings + read.notes:

@@ -1,4 +1,4 @@
-"""The multi-task loss: four answer heads, CheXpert labels, the scene graph and the question type.
+"""The multi-task loss: the answer heads, CheXpert labels, the scene graph and the question type.
 
 Letters in shapes as in `data.batch`. Every part is a *sum* over one micro-batch divided by a count of the whole
 accumulated window, so that a window's loss and gradient do not depend on how it was cut into micro-batches (or over
@@ -38,7 +38,7 @@ class MultiTaskLoss:
 
     def __init__(self, config: TrainingConfig):
         self.config = config
-        self.head_weights = {head: getattr(config, f"{head.value}_head_weight") for head in Head}
+        self.head_weights = {head: config.head_weight(head.value) for head in Head}
 
     def window_counts(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Denominator of every part over the micro-batches of one optimizer step. Cheap: looks at targets only."""

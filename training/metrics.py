@@ -21,14 +21,15 @@ def score_head(head: Head, probabilities: np.ndarray | None, predictions: np.nda
 
     Args:
         probabilities: (n, C) in [0, 1]; None: not known, and what ranks by them is undefined.
-        predictions, targets: (n,) class numbers for binary and severity, (n, C) multi-hot for category and region.
+        predictions, targets: (n,) class numbers, for multi-label heads (n, C) multi-hot.
     Returns:
         n, and macro_classes: over how many classes macro_f1 is a mean.
-        binary, severity: accuracy, balanced_accuracy (mean recall of the classes that occur; None when fewer than two
-        do), macro_f1 (over classes that occur in targets or predictions), mcc; binary also precision, recall and F1 of
-        `yes` and of `no`, auroc, average_precision; severity also quadratic_kappa and mae (in grades).
-        category, region: micro_f1, micro_precision, micro_recall, macro_f1 and mean_average_precision (both over the classes
-        that occur), jaccard, exact_match.
+        One class is right: accuracy, balanced_accuracy (mean recall of the classes that occur; None when fewer than two
+        do), macro_f1 (over classes that occur in targets or predictions), mcc; of two classes (binary) also precision,
+        recall and F1 of each by its name, auroc, average_precision; of ordered ones (severity) also quadratic_kappa and
+        mae (in grades).
+        Several may be (category, region): micro_f1, micro_precision, micro_recall, macro_f1 and mean_average_precision (both
+        over the classes that occur), jaccard, exact_match.
     Raises:
         ValueError: a probability is NaN.
     """
@@ -50,7 +51,7 @@ def ranked(head: Head, probabilities: np.ndarray | None, targets: np.ndarray) ->
     """The metrics of `score_head` that depend on the order of probabilities."""
     if HEADS[head].multi_label:
         return _mean_average_precision(probabilities, targets)
-    if head != Head.BINARY:
+    if not HEADS[head].two_classes:
         return {}
     scores: Scores = {"auroc": None, "average_precision": None}
     if probabilities is not None and len(np.unique(targets)) > 1:

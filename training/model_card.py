@@ -34,7 +34,7 @@ tags: [visual-question-answering, chest-x-ray]
 {notice}
 
 Answers questions about a chest radiograph from its pixels. The model predicts a scene graph (a box and findings for
-each of 26 regions) and answers from it with four heads: binary (2 classes), category (14), region (26), severity (4).
+each of 26 regions) and answers from it with a head for each kind of question: {heads}.
 
 **Not for clinical use.** Research only: not a medical device, not validated for any patient, and not to be used for
 diagnosis, triage or reporting.
@@ -81,7 +81,7 @@ def model_card(config: Config, index: Index, metrics: dict, parameters: int, cre
             `question_only` (the same of the text-only control).
         credentialed: the lineage of the weights, which may have begun with other data than the index's.
     """
-    from data.label_space import QUESTION_TYPES
+    from data.label_space import HEADS, QUESTION_TYPES
 
     validation, control = metrics["validation"], metrics.get("question_only")
     pretrained = ", pretrained weights" if config.model.pretrained else ", from random weights"
@@ -100,6 +100,7 @@ def model_card(config: Config, index: Index, metrics: dict, parameters: int, cre
         headline=_number(validation["headline"]),
         control=f" The text-only control: {_number(control['headline'])}." if control else "",
         types=len(QUESTION_TYPES),
+        heads=", ".join(f"{head.value} ({len(spec.classes)} classes)" for head, spec in HEADS.items()),
     )
 
 

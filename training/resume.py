@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from configs.mimic_cxr_config import Config, to_dict
+from configs.mimic_cxr_config import PLACES, Config, to_dict
 from data import label_space
 from data.index import Index
 from training.engine import global_batch
@@ -15,8 +15,7 @@ from utils.utils import get_logger
 log = get_logger(__name__)
 
 FREE = {
-    *("data.mimic_cxr_path", "data.mimic_qa_path", "data.vqa_rad_path", "data.own_data", "data.index_dir"),
-    *("data.num_workers", "data.prefetch_factor"),
+    *PLACES,
     *("data.max_bad_fraction", "data.on_bad_sample", "training.output_dir", "training.init_from"),
     *("training.logging_steps", "training.save_steps", "training.save_total_limit", "training.hub_model_id"),
     *("training.eval_steps", "training.eval_each_epoch", "training.max_eval_questions"),

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from configs import loading
-from configs.mimic_cxr_config import TYPES, Config, DataConfig, from_dict, to_dict
+from configs.data_sets import external_setting
+from configs.mimic_cxr_config import PLACES, TYPES, Config, DataConfig, from_dict, to_dict
 from data.index import Index, ensure_index
 from data.loader import make_loader
 from data.mimic_cxr_dataset import GraphWeights, VQADataset
@@ -20,7 +21,7 @@ from models.mimic_vqa_model import SSGVQA
 from models.question_only import QuestionOnly
 from training.checkpoint import list_checkpoints
 from training.engine import Engine, build_engine, global_batch, scaled_learning_rate
-from training.external import external_index, external_setting, leave_out_reports
+from training.external import external_index, leave_out_reports
 from training.frozen import freeze, read_kept_features
 from training.loss import MultiTaskLoss
 from training.model_card import model_card
@@ -37,12 +38,6 @@ from utils.utils import get_logger, seed_everything, setup_logging, write_atomic
 log = get_logger(__name__)
 
 CONTROL = "question_only"
-
-OWN = {
-    *("data.mimic_cxr_path", "data.mimic_qa_path", "data.vqa_rad_path", "data.own_data", "data.index_dir"),
-    *("data.num_workers", "data.prefetch_factor"),
-}
-"""Settings in which the machines of a run may differ."""
 
 
 @dataclass
@@ -80,7 +75,7 @@ def agreed(config: Config, processes: Processes) -> Config:
     ours = to_dict(processes.from_main(config))
     for key, value in loading.flatten(to_dict(config), TYPES, "configuration").items():
         section, name = key.split(".")
-        if key in OWN:
+        if key in PLACES:
             ours[section][name] = value
         elif ours[section][name] != value:
             log.warning("%s: %r as in the first process, not %r", key, ours[section][name], value)

@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 
 from data.index import SPLITS, Index
-from data.label_space import BINARY, GRADES, HEADS, QUESTION_TYPES, SEVERITIES, Head
+from data.label_space import GRADES, HEADS, QUESTION_TYPES, Head
 
 MOST_TEXTS = 30
 """Question texts that are shown"""
@@ -135,8 +135,7 @@ def frequent_texts(index: Index) -> list[dict]:
 
 def target_words(head: Head, target: int) -> str:
     """A target as people say it."""
-    if head is Head.BINARY:
-        return BINARY[target]
-    if head is Head.SEVERITY:
-        return SEVERITIES[target]
-    return ", ".join(name for c, name in enumerate(HEADS[head].classes) if target >> c & 1) or "(none)"
+    spec = HEADS[head]
+    if not spec.multi_label:
+        return spec.classes[target]
+    return ", ".join(name for c, name in enumerate(spec.classes) if target >> c & 1) or "(none)"

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from configs.data_sets import external_setting
 from configs.mimic_cxr_config import Config, DataConfig
 from data import label_space
 from data.index.assemble import assemble
@@ -79,8 +80,7 @@ def configured_release(data: DataConfig) -> tuple[Release, dict[str, str | int]]
 
     DataError as `open_release`. ConfigError where another set is named, which has no release behind it.
     """
-    if data.vqa_rad_path or data.own_data:
-        name = "own_data" if data.own_data else "vqa_rad_path"
+    if name := external_setting(data):
         raise ConfigError(
             f"data.{name} names a set that is no release, and only releases are prepared and analysed here: leave it empty, "
             "or check the set with train_mimic_cxr.py --dry_run"

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from configs.data_sets import external_setting
 from configs.mimic_cxr_config import Config
 from data.batch import Batch, Ids, SceneGraphTargets, TokenBatch
 from data.index import Index, open_index
@@ -19,7 +20,6 @@ from data.label_space import CHEXPERT, HEAD_INDEX, QUESTION_TYPES, REGIONS
 from data.loader import Window
 from data.mimic_cxr_dataset import VQADataset, unpack_targets
 from data.vocabulary import RESERVED, Vocabulary
-from training.external import external_setting
 
 ENTITIES, REGION_NAMES = 230, 310
 """Names of the data set, about: see `data.names`."""

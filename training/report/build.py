@@ -234,7 +234,7 @@ def _json(head: Head, interval: Interval) -> dict:
 
 
 def _headline(rows: dict, gain: dict, mean_auroc: float | None) -> dict:
-    """Per column the model's headline metric beside its baseline's; `score` is the mean over the four heads."""
+    """Per column the model's headline metric beside its baseline's; `score` is the mean over the heads."""
     heads = {}
     for name, head in GROUPS.items():
         metric = HEADLINE[head]

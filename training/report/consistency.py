@@ -81,7 +81,7 @@ def _checks(subjects: _Subjects) -> dict[str, tuple[Iterator[Pair], Clash]]:
 
 def _multi_hot(questions: QuestionSet, values: dict[Head, np.ndarray]) -> np.ndarray:
     """(n, most classes) bool."""
-    table = np.zeros((len(questions), len(REGIONS)), dtype=bool)
+    table = np.zeros((len(questions), max(len(spec.classes) for spec in HEADS.values())), dtype=bool)
     for head, spec in HEADS.items():
         of_head = np.asarray(values[head])
         own = of_head if spec.multi_label else np.eye(len(spec.classes), dtype=bool)[of_head]

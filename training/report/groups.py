@@ -7,15 +7,13 @@ import numpy as np
 from data.label_space import HEADS, QUESTION_TYPES, Head
 from training.predictions import QuestionSet
 
-CATEGORY_COPY = "category_copy"
+COPY = "_copy"
+COPIED = {kind.head for kind in QUESTION_TYPES if kind.copies}
+"""Heads that have two columns"""
 GROUPS: dict[str, Head] = {
-    "binary": Head.BINARY,
-    "category": Head.CATEGORY,
-    CATEGORY_COPY: Head.CATEGORY,
-    "region": Head.REGION,
-    "severity": Head.SEVERITY,
+    name: head for head in HEADS for name in (head.value, head.value + COPY)[: 2 if head in COPIED else 1]
 }
-"""Column of the report -> answering head."""
+"""Column of the report -> answering head: binary, category, category_copy, region, severity."""
 MULTI_LABEL = tuple(name for name, head in GROUPS.items() if HEADS[head].multi_label)
 
 
@@ -23,6 +21,4 @@ def members_of(questions: QuestionSet, group: str) -> np.ndarray:
     """Positions among the head's questions that belong to a column of the report."""
     types = questions.type[questions.of(GROUPS[group])]
     copies = np.array([t.copies for t in QUESTION_TYPES])[types]
-    if GROUPS[group] != Head.CATEGORY:
-        return np.arange(len(types))
-    return np.flatnonzero(copies if group == CATEGORY_COPY else ~copies)
+    return np.flatnonzero(copies if group.endswith(COPY) else ~copies)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from data.label_space import BINARY, SEVERITIES
+from data.label_space import HEADS, Head
 from data.summary import SYNTHETIC_NOTICE
 from training.markdown import REMARKS, row_label
 from training.metrics import HEADLINE
@@ -153,10 +153,9 @@ def _curves(report: dict) -> str:
         parts.append(
             f"<div><h3>ROC</h3>{curves([line], 'false positive rate', 'true positive rate', diagonal=True)}</div>"
         )
-    for head, names in (("binary", BINARY), ("severity", SEVERITIES)):
-        counts = report["confusion"][head]
+    for head, counts in report["confusion"].items():
         if any(map(any, counts)):
-            parts.append(f"<div><h3>{head}: truth by answer</h3>{matrix(counts, names)}</div>")
+            parts.append(f"<div><h3>{head}: truth by answer</h3>{matrix(counts, HEADS[Head(head)].classes)}</div>")
     return f'<div class="grid">{"".join(parts)}</div>' if parts else ""
 
 

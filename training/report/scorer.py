@@ -71,7 +71,7 @@ class Scorer:
     def _ranked(
         self, head: Head, patient: np.ndarray, probabilities: np.ndarray, targets: np.ndarray
     ) -> dict[str, np.ndarray]:
-        if head == Head.BINARY:
+        if HEADS[head].two_classes:
             asked = patient, probabilities[:, 1], targets == 1
             return {"auroc": self.ranked(*asked, auroc), "average_precision": self.ranked(*asked, average_precision)}
         occurring = np.flatnonzero(targets.any(0)) if HEADS[head].multi_label else ()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.label_space import BINARY, HEADS, SEVERITIES, Head
+from data.label_space import HEADS, Head
 
 Values = dict[str, np.ndarray]
 """metric -> (...)"""
@@ -80,9 +80,10 @@ def _multi_label(
 
 
 def of_confusion(sums: np.ndarray, total: np.ndarray, head: Head) -> Values:
-    """accuracy, balanced_accuracy, macro_f1 (classes that are true or told), mcc; binary: precision, recall and F1 of yes and of
-    no; severity: kappa, mae."""
-    classes = len(HEADS[head].classes)
+    """accuracy, balanced_accuracy, macro_f1 (classes that are true or told), mcc; of two classes: precision, recall and F1 of
+    each; of ordered ones: kappa, mae."""
+    spec = HEADS[head]
+    classes = len(spec.classes)
     matrix = sums.reshape(*sums.shape[:-1], classes, classes)
     whole = total.reshape(classes, classes)
     true, told, hits = matrix.sum(-1), matrix.sum(-2), np.diagonal(matrix, axis1=-2, axis2=-1)
@@ -100,14 +101,14 @@ def of_confusion(sums: np.ndarray, total: np.ndarray, head: Head) -> Values:
         "macro_f1": of_mentioned.mean(-1) if mentioned.any() else np.full(n.shape, np.nan),
         "mcc": _mcc(true, told, hits, n),
     }
-    if head == Head.BINARY:
-        for place, name in enumerate(BINARY):
+    if spec.two_classes:
+        for place, name in enumerate(spec.classes):
             values |= {
                 f"precision_{name}": precision[..., place],
                 f"recall_{name}": recall[..., place],
                 f"f1_{name}": f1[..., place],
             }
-    if head == Head.SEVERITY:
+    if spec.ordered:
         values |= _ordinal(matrix, true, told, n)
     return values
 
@@ -122,7 +123,7 @@ def _mcc(true: np.ndarray, told: np.ndarray, hits: np.ndarray, n: np.ndarray) ->
 
 def _ordinal(matrix: np.ndarray, true: np.ndarray, told: np.ndarray, n: np.ndarray) -> Values:
     """Quadratic weighted kappa (Cohen 1968), nan where all targets are one grade, and mean absolute error of grades."""
-    grade = np.arange(len(SEVERITIES))
+    grade = np.arange(matrix.shape[-1])
     distance = np.abs(grade[:, None] - grade)
     by_chance = _ratio((true[..., :, None] * told[..., None, :] * distance**2).sum((-2, -1)), n)
     disagreement = (matrix * distance**2).sum((-2, -1))
