@@ -61,7 +61,8 @@ class FrontalCheck:
         """DataError if it is no frontal chest film; `image`: what the sentence calls it."""
         if not self.is_frontal:
             raise DataError(
-                f"{image}: not a frontal chest film ({self.reason}); give a frontal film, or go on all the same with --force (force=True)"
+                f"{image}: not a frontal chest film ({self.reason}); "
+                "give a frontal film, or go on all the same with --force (force=True)"
             )
 
 

@@ -244,19 +244,19 @@ def test_the_head_is_the_one_that_would_answer():
 
 
 def test_without_head_and_target_the_models_own_answer_is_explained(monkeypatch):
-    model = build()
+    model, question = build(), "Show me the edema"
     with torch.no_grad():
         model.question_type.weight.zero_()
         model.question_type.bias.copy_(9 * question_type("B01_describe_all"))
-    one = only(routed(model).explain(FILM, "Show me the edema", ["regions"]))
+    one = only(routed(model).explain(FILM, question, ["regions"]))
     assert one.head == Head.CATEGORY
     others = [
-        only(Explainer(model, small_tokenizer()).explain(FILM, TEXTS[0], ["regions"], "category", name)).logit
+        only(Explainer(model, small_tokenizer()).explain(FILM, question, ["regions"], "category", name)).logit
         for name in CHEXPERT
     ]
     assert one.logit == max(others) and one.target == CHEXPERT[int(np.argmax(others))]
     assert one.probability == pytest.approx(1 / (1 + np.exp(-one.logit)))
-    few = only(Explainer(model, small_tokenizer()).explain(FILM, TEXTS[0], ["regions"], "category", CHEXPERT[:3]))
+    few = only(Explainer(model, small_tokenizer()).explain(FILM, question, ["regions"], "category", CHEXPERT[:3]))
     assert few.logit == max(others[:3])
 
 
