@@ -7,8 +7,8 @@ import logging
 import time
 
 import pytest
-
 import wandb
+
 from configs.mimic_cxr_config import WandbConfig
 from tests.tiny_training import make_config
 from training import wandb_sink
