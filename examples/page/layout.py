@@ -18,7 +18,7 @@ HEAD = f"<style>{views.STYLE}</style><script>{CLICK_A_BOX}</script>"
 """A click on a box in the film chooses its region; everything else the style sheet does."""
 
 QUIET = {"api_visibility": "private", "show_progress": "minimal"}
-NO_FILM = '<p class="notes">Open a film or choose a study, then ask.</p>'
+NO_FILM = "<p>Open a film or choose a study, then ask.</p>"
 
 
 def build(desk: Desk) -> gr.Blocks:
@@ -44,7 +44,7 @@ def build(desk: Desk) -> gr.Blocks:
                 draw = gr.Button("Draw the map", elem_id="draw")
             with gr.Column(scale=3, min_width=300):
                 said = gr.HTML(views.message(desk.problem), elem_id="said")
-                shown = gr.HTML(NO_FILM, elem_id="shown")
+                shown = gr.HTML(NO_FILM, elem_id="shown", apply_default_css=False)
         asked = [opened, question, anyway]
         _connect_sources(desk, opened, file, split, study, [opened, said, shown, usual])
         _connect_questions(desk, asked, usual, ask, method, draw, [shown, said])
@@ -54,7 +54,7 @@ def build(desk: Desk) -> gr.Blocks:
 def _sources(desk: Desk) -> tuple[gr.File, gr.Dropdown | None, gr.Dropdown | None]:
     with gr.Tabs():
         with gr.Tab("Open a film"):
-            file = gr.File(label="JPEG, PNG or DICOM", type="filepath", height=110, elem_id="file")
+            file = gr.File(label="JPEG, PNG or DICOM", type="filepath", height=150, elem_id="file")
         with gr.Tab("Pick a study"):
             if not desk.splits:
                 gr.HTML(views.message(desk.index_problem))

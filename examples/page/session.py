@@ -28,8 +28,8 @@ from utils.errors import UserError
 from utils.privacy import shown
 
 METHODS = {
-    "LayerCAM (gradient of the answer)": "layercam",
-    "Grad-CAM (gradient of the answer)": "gradcam",
+    "LayerCAM": "layercam",
+    "Grad-CAM": "gradcam",
     "Attention to the film": "sim-image",
     "Attention to regions": "regions",
 }

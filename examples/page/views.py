@@ -15,6 +15,7 @@ from data.label_space import REGIONS
 from examples.page.evidence import Picture, Region, Reply, Truth
 from examples.page.film import film_svg
 from utils.charts import CAUTION, GOOD, MODEL
+from utils.overlays import INFERNO
 
 RESEARCH_ONLY = "For research only. Not for clinical use: no answer here may decide anything about a patient."
 NOT_OF_PATIENTS = (
@@ -27,7 +28,10 @@ POSSIBLE = 0.2
 """Less likely findings of a region are not listed"""
 MOST_FINDINGS = 4
 """Of a region"""
+LEAST_BAR = 0.01
+"""Share of the attention from which a region has a bar"""
 
+_SOFT = "color-mix(in srgb, var(--body-text-color) 72%, transparent)"
 _LIT = ",".join(
     f".evidence:has(#see-{n}:checked) .box-{n},.evidence:has(.row-{n}:hover) .box-{n},.evidence .box-{n}:hover"
     for n in range(len(REGIONS))
@@ -39,7 +43,7 @@ STYLE = f"""
 .evidence *{{box-sizing:border-box}}
 @media(max-width:900px){{.evidence{{grid-template-columns:minmax(0,1fr)}}}}
 .evidence h3{{font-size:1rem;margin:1.1em 0 .35em}}.evidence h3:first-child{{margin-top:0}}
-.evidence p{{margin:.3em 0}}.evidence .soft{{color:var(--body-text-color-subdued);font-size:.88rem}}
+.evidence p{{margin:.3em 0}}.evidence .soft{{color:{_SOFT};font-size:.88rem}}
 .evidence svg.film{{width:100%;height:auto;max-height:78vh;display:block;background:#000;border-radius:6px}}
 .evidence svg .region{{opacity:0;cursor:pointer}}
 .evidence svg .region rect{{fill:#ffd166;fill-opacity:.10;stroke:#ffd166;stroke-width:2;vector-effect:non-scaling-stroke;
@@ -53,7 +57,7 @@ STYLE = f"""
 .evidence .card{{border:1px solid var(--border-color-primary);border-radius:8px;padding:12px 14px;margin-bottom:12px}}
 .evidence .answer{{font-size:1.35rem;font-weight:650;overflow-wrap:anywhere}}
 .evidence .pairs{{display:grid;grid-template-columns:auto minmax(0,1fr);gap:3px 12px;margin:.5em 0 0}}
-.evidence .pairs dt{{color:var(--body-text-color-subdued)}}.evidence .pairs dd{{margin:0;overflow-wrap:anywhere}}
+.evidence .pairs dt{{color:{_SOFT}}}.evidence .pairs dd{{margin:0;overflow-wrap:anywhere}}
 .evidence .ok{{color:{GOOD};font-weight:600}}.evidence .off{{color:{CAUTION};font-weight:600}}
 .evidence fieldset{{border:0;padding:0;margin:0;min-width:0}}
 .evidence legend{{font-weight:600;padding:0;margin:0 0 .2em}}
@@ -71,16 +75,18 @@ STYLE = f"""
 .evidence .classes li{{padding:3px 0}}
 .evidence .likely{{font-weight:600}}
 .evidence summary{{cursor:pointer;font-weight:600}}.evidence details{{margin:.7em 0}}
-.notes{{line-height:1.4}}
-.notes .banner,.message{{padding:8px 14px;border-left:6px solid {CAUTION};margin:6px 0;font-weight:600;border-radius:3px;
+.banner,.message{{padding:8px 14px;border-left:6px solid {CAUTION};margin:6px 0;border-radius:3px;
  background:var(--background-fill-secondary);overflow-wrap:anywhere}}
+.banner p{{margin:0}}.banner p:first-child,.message{{font-weight:600}}
+.evidence .scale{{display:inline-block;width:6em;height:.7em;border-radius:3px;vertical-align:baseline;
+ background:linear-gradient(90deg,{",".join(f"#{code}" for code in INFERNO)})}}
 """
 
 
 def notes(*more: str) -> str:
     """What stands above everything: `RESEARCH_ONLY`, then what else holds here."""
-    lines = "".join(f"<p class=banner>{escape(line)}</p>" for line in (RESEARCH_ONLY, *more))
-    return f'<div class="notes" role="note">{lines}</div>'
+    lines = "".join(f"<p>{escape(line)}</p>" for line in (RESEARCH_ONLY, *more))
+    return f'<div class="banner" role="note">{lines}</div>'
 
 
 def message(text: str) -> str:
@@ -166,7 +172,7 @@ def region_list(regions: Sequence[Region]) -> str:
 
 def _region_row(number: int, region: Region) -> str:
     share = "" if region.weight is None else percent(region.weight)
-    bar = "" if region.weight is None else _bar(region.weight)
+    bar = "" if region.weight is None or region.weight < LEAST_BAR else _bar(region.weight)
     listed = [(name, p) for name, p in region.findings if p >= POSSIBLE][:MOST_FINDINGS]
     findings = ", ".join(
         f'<span class="{"likely" if p >= LIKELY else "soft"}">{escape(name)} {percent(p)}</span>' for name, p in listed
@@ -200,7 +206,7 @@ def _legend(truth: Truth | None, layer_note: str) -> str:
     if truth is not None and truth.regions & truth.boxes.keys():
         lines.append(f'<span style="color:{GOOD}">▪▪</span> where the report has the answer')
     if layer_note:
-        lines.append(escape(layer_note))
+        lines.append(f'<span class="scale"></span> {escape(layer_note)}')
     return f'<p class="soft">{" &nbsp; ".join(lines)}</p>'
 
 
