@@ -25,6 +25,7 @@ from data.summary import SYNTHETIC_NOTICE
 from data.visits import Selection
 from data.vocabulary import Vocabulary
 from models.mimic_vqa_model import SSGVQA
+from models.probabilities import TEMPERATURES, read_temperatures, weights_sha256
 from models.question_only import QuestionOnly
 from training.audit import audit_index
 from training.cohort import patient_strata, radiologist_labels
@@ -45,8 +46,6 @@ from utils.utils import get_logger, write_atomic, write_json, writing_to
 from utils.version import commit
 
 LEDGER = "test_ledger.jsonl"
-TEMPERATURES = "temperature.json"
-"""In a model folder: by head, fitted on the validation split"""
 CONTROLS = "controls"
 """Folder of the other rows' predictions"""
 PLACES = (
@@ -95,7 +94,7 @@ def load_model(job: EvaluationJob) -> LoadedModel:
                 "train both with one command"
             )
         question_only.to(device)
-    weights = _sha256(job.model_path / "model.safetensors")
+    weights = weights_sha256(job.model_path)
     credentialed = model.credentialed or (question_only is not None and question_only.credentialed)
     return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights, trained.data, credentialed)
 
@@ -220,19 +219,13 @@ def _temperatures(job: EvaluationJob, evaluation: Evaluation, is_own: bool, sha2
         except OSError as error:
             log.warning("temperatures are not kept for the test split: %s cannot be written (%s)", path, error)
         return {}
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["model_sha256"] != sha256:
-            log.warning("%s was fitted for other weights and is not used: evaluate the validation split first", path)
-            return {}
-        return {head: float(stored[head.value]) for head in HEADS if stored.get(head.value)}
-    except FileNotFoundError:
-        log.warning("no %s: evaluate the validation split first to have calibrated confidence on the test split", path)
-        return {}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}): delete it and evaluate the validation split"
-        ) from error
+    stored = read_temperatures(job.model_path, sha256)
+    if not stored:
+        why = "was fitted for other weights and is not used" if path.exists() else "is not there"
+        log.warning(
+            "%s %s: evaluate the validation split first to have calibrated confidence on the test split", path, why
+        )
+    return stored
 
 
 def question_set(index: Index, split: str, data: DataConfig) -> QuestionSet:
