@@ -39,8 +39,10 @@ class Browser:
     def __init__(self, folder: Path):
         """`folder`: an empty one for what the browser keeps."""
         self.requests: list[str] = []
+        self.refused: list[str] = []
+        """what the page's own policy refused, as the console has it"""
         self.errors: list[str] = []
-        """uncaught exceptions of the page's scripts, and what it writes to the console as an error"""
+        """uncaught exceptions of the page's scripts"""
         self._number, self._buffer = 0, b""
         self._replies: dict[int, dict] = {}
         to_browser, self._write = os.pipe()
@@ -110,6 +112,8 @@ class Browser:
             self.requests.append(params["request"]["url"])
         elif event == "Network.webSocketCreated":
             self.requests.append(params["url"])
+        elif event == "Log.entryAdded" and "Content Security Policy" in params["entry"]["text"]:
+            self.refused.append(params["entry"]["text"])
         elif event == "Runtime.exceptionThrown":
             details = params["exceptionDetails"]
             self.errors.append(details.get("exception", {}).get("description") or details["text"])
@@ -143,8 +147,12 @@ class Browser:
 
     def point(self, selector: str, click: bool = True) -> None:
         """Move the pointer to the middle of an element, and click."""
+        self.point_at(f"document.querySelector({json.dumps(selector)})", click)
+
+    def point_at(self, expression: str, click: bool = True) -> None:
+        """As `point`, of an element that an expression gives."""
         x, y = self.wait(
-            f"""(() => {{ const e = document.querySelector({json.dumps(selector)}); if (!e) return null;
+            f"""(() => {{ const e = {expression}; if (!e) return null;
             e.scrollIntoView({{block: 'center'}}); const b = e.getBoundingClientRect();
             return b.width ? [b.x + b.width / 2, b.y + b.height / 2] : null; }})()"""
         )
@@ -156,10 +164,11 @@ class Browser:
     def click(self, selector: str) -> None:
         self.point(selector)
 
-    def press(self, key: str, code: int) -> None:
-        """A key without a letter, such as Tab (9) or ArrowDown (40)."""
-        for kind in ("rawKeyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+    def press(self, key: str, code: int, text: str = "") -> None:
+        """A key such as Tab (9), ArrowDown (40) or Enter (13, which has the text `\\r`)."""
+        for kind in ("keyDown" if text else "rawKeyDown", "keyUp"):
+            typed = {"text": text} if text and kind == "keyDown" else {}
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **typed)
 
     def type(self, selector: str, text: str) -> None:
         """Put text in the place of what is in a field."""

@@ -17,8 +17,8 @@ LONGEST_SIDE = 1024
 """Pixels that a film is shown with at most"""
 LABEL_SHARE = 0.028
 """Height of a label as a share of the film's longer side"""
-LETTER_SHARE = 0.56
-"""Width of a letter as a share of its height, about, in a sans serif font"""
+LETTER_SHARE = 0.64
+"""Width of a letter as a share of its height, at most, in a bold sans serif font"""
 
 
 def film_svg(

@@ -14,6 +14,10 @@ document.addEventListener('click', event => {
   if (button) { button.checked = true; button.focus(); }
 });
 """
+TO_THE_EVIDENCE = """
+() => { if (innerWidth <= 900) document.querySelector('#said').scrollIntoView({behavior: 'smooth'}); }
+"""
+"""On a narrow screen the answer is below what was typed."""
 HEAD = f"<style>{views.STYLE}</style><script>{CLICK_A_BOX}</script>"
 """A click on a box in the film chooses its region; everything else the style sheet does."""
 
@@ -106,5 +110,5 @@ def _connect_questions(desk: Desk, asked: list, usual, ask, method, draw, after:
 
     question = asked[1]
     usual.input(lambda text: text or gr.skip(), usual, question, **QUIET)
-    gr.on([ask.click, question.submit], answer, asked, after, **QUIET)
-    draw.click(explain, [*asked, method], after, **QUIET)
+    gr.on([ask.click, question.submit], answer, asked, after, **QUIET).then(None, js=TO_THE_EVIDENCE)
+    draw.click(explain, [*asked, method], after, **QUIET).then(None, js=TO_THE_EVIDENCE)

@@ -80,7 +80,11 @@ def serve(make: Callable[[], gradio.Blocks], listening: socket.socket, head: str
 
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # names only: none is fetched
-    theme = gradio.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"], primary_hue="blue")
+    theme = gradio.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"], primary_hue="blue").set(
+        block_info_text_color="*neutral_600",  # the light grey that it comes with is hard to read
+        block_title_text_color="*neutral_700",
+        input_placeholder_color="*neutral_500",
+    )
     app = gradio.mount_gradio_app(
         app,
         make(),

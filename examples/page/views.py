@@ -67,7 +67,7 @@ STYLE = f"""
  border-bottom:1px solid var(--border-color-primary)}}
 .evidence .rows li:last-child{{border-bottom:0}}.evidence .rows li:has(input:checked){{background:var(--background-fill-secondary)}}
 .evidence .rows li:has(input:focus-visible){{outline:2px solid {MODEL};outline-offset:-2px}}
-.evidence input{{margin-top:.3em;accent-color:{MODEL}}}
+.evidence input{{appearance:auto;margin:.3em 0 0;width:auto;accent-color:{MODEL}}}
 .evidence label{{cursor:pointer;display:block;min-width:0}}
 .evidence .named{{display:flex;justify-content:space-between;gap:8px}}
 .evidence .bar{{display:block;height:7px;border-radius:4px;background:var(--border-color-primary);overflow:hidden}}
