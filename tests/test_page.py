@@ -146,6 +146,11 @@ def test_the_most_attended_region_comes_first_and_is_lit():
     assert "nothing found" in text
 
 
+def test_a_film_without_regions_says_nothing_of_them():
+    text = words(views.evidence(PICTURE) + views.evidence(PICTURE, Reply(**vars(REPLY) | {"regions": ()})))
+    assert "region" not in text and "scene graph" not in text
+
+
 def test_every_region_can_be_lit():
     regions = [Region(name, (0, 0, 1, 1)) for name in REGIONS]
     html = views.evidence(PICTURE, regions=regions)

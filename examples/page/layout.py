@@ -110,5 +110,7 @@ def _connect_questions(desk: Desk, asked: list, usual, ask, method, draw, after:
 
     question = asked[1]
     usual.input(lambda text: text or gr.skip(), usual, question, **QUIET)
-    gr.on([ask.click, question.submit], answer, asked, after, **QUIET).then(None, js=TO_THE_EVIDENCE)
-    draw.click(explain, [*asked, method], after, **QUIET).then(None, js=TO_THE_EVIDENCE)
+    gr.on([ask.click, question.submit], answer, asked, after, trigger_mode="always_last", **QUIET).then(
+        None, js=TO_THE_EVIDENCE
+    )
+    draw.click(explain, [*asked, method], after, trigger_mode="always_last", **QUIET).then(None, js=TO_THE_EVIDENCE)

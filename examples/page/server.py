@@ -12,7 +12,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from utils.errors import UserError
@@ -103,7 +103,8 @@ def serve(make: Callable[[], gradio.Blocks], listening: socket.socket, head: str
     )
     settings = uvicorn.Config(ThisMachine(app), log_level="critical", access_log=False, timeout_graceful_shutdown=2)
     print(f"page: http://{HOST}:{listening.getsockname()[1]}/   (ctrl-C ends it)", flush=True)
-    uvicorn.Server(settings).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):  # which uvicorn hands on after it has ended in order
+        uvicorn.Server(settings).run(sockets=[listening])
 
 
 class ThisMachine:

@@ -105,8 +105,8 @@ def evidence(
     """The film beside what was answered. `regions` are those of the film; an answer brings its own, with weights."""
     regions = sort_regions(reply.regions if reply and reply.regions else regions)
     shown = truth if reply and not reply.refusal else None
-    left = film_svg(picture, regions, shown, layer) + _legend(shown, layer_note)
-    right = (answer_card(reply, truth) if reply else "") + region_list(regions)
+    left = film_svg(picture, regions, shown, layer) + _legend(bool(regions), shown, layer_note)
+    right = (answer_card(reply, truth) if reply else "") + (region_list(regions) if regions else "")
     right += class_list(reply) if reply and not reply.refusal else ""
     right += report_graph(truth)
     return f'<div class="evidence"><div>{left}</div><div>{right}</div></div>'
@@ -153,8 +153,6 @@ def _compared(reply: Reply, truth: Truth) -> str:
 
 def region_list(regions: Sequence[Region]) -> str:
     """The predicted scene graph: each region with its findings and its share of the answer's attention."""
-    if not regions:
-        return '<p class="soft">This model predicts no scene graph that answers are read from.</p>'
     weighted = any(region.weight is not None for region in regions)
     rows = "".join(_region_row(number, region) for number, region in enumerate(regions))
     about = (
@@ -201,8 +199,8 @@ def report_graph(truth: Truth | None) -> str:
     return f"<details><summary>What the report's scene graph states</summary><ul>{items}</ul></details>"
 
 
-def _legend(truth: Truth | None, layer_note: str) -> str:
-    lines = ['<span style="color:#b8860b">■</span> predicted region']
+def _legend(has_regions: bool, truth: Truth | None, layer_note: str) -> str:
+    lines = ['<span style="color:#b8860b">■</span> predicted region'] if has_regions else []
     if truth is not None and truth.regions & truth.boxes.keys():
         lines.append(f'<span style="color:{GOOD}">▪▪</span> where the report has the answer')
     if layer_note:
