@@ -8,13 +8,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from data.label_space import REGIONS
+from data.label_space import CHEXPERT, REGIONS
 from data.mentions import Mentions
 from data.names import entity_classes, is_known_entity, region_set
+from data.rows import nearest
 from data.vocabulary import Vocabulary
 
 LONGEST_NAME = 5
 """words"""
+LEAST_LETTERS = 7
+"""Of a name of one word that may have been misspelt"""
+LIKENESS = 0.8
+"""Of a word and the name that it may be meant to be, as `difflib` measures it"""
 
 _FILM = r"(?:film|image|picture|x-?ray|xray|cxr|radiograph|study|scan|exam(?:ination)?)"
 
@@ -43,14 +48,17 @@ UNANSWERABLE: dict[str, tuple[str, str]] = {
     ),
     "cause": (r"why|caus\w+|due to|a?etiolog\w+|reasons?|explain\w*|because", "asks for a cause or an explanation"),
     "acquisition": (
-        r"projection|(?:ap|pa|lateral|frontal|portable) (?:or|view|film)|or (?:ap|pa)|modalit(?:y|ies)|technique|plane"
+        rf"projection|(?:ap|pa|lateral|frontal|portable|axial|coronal|sagittal|anterior[ -]posterior|posterior[ -]anterior)"
+        rf" (?:or|views?|format|position|plane|{_FILM})|or (?:ap|pa)|modalit(?:y|ies)|technique|planes?"
+        rf"|{_FILM} (?:best )?(?:taken|acquired|made)|orient\w+|(?:expir|inspir)\w+|is (?:this|it) an? (?:(?:plain|chest) )*{_FILM}"
         r"|contrast|exposure|kvp?|voltage|slice|ct|mri?|ultrasound|when was|date|hospital|which view|what view"
-        rf"|(?:kind|type|sort) of (?:\w+ )?{_FILM}|inspiration|inspiratory|rotated|who (?:took|made|read|wrote)|resolution",
+        rf"|(?:kind|type|sort) of (?:\w+ )?{_FILM}|rotated|who (?:took|made|read|wrote)|resolution",
         "asks how the film was taken, for which there is no answer class",
     ),
     "number": (
-        r"how many|number of|count|how (?:long|wide|far|thick|tall|deep)|(?:in |\d ?)?(?:cm|mm|millimet\w+|centimet\w+)"
-        r"|diameter|measure\w*|ratio|distance|percent\w*|probability|how (?:likely|sure|certain|confident)|how much",
+        r"how many|number of|count|more than (?:\d+|one|two)|at least (?:\d+|two|three)|how (?:long|wide|far|thick|tall|deep)"
+        r"|(?:in |\d ?)?(?:cm|mm|millimet\w+|centimet\w+)|diameter|measure\w*|ratio|distance|percent\w*"
+        r"|probability|how (?:likely|sure|certain|confident)|how much",
         "asks for a number, for which there is no answer class",
     ),
     "other body part": (
@@ -67,8 +75,8 @@ _UNANSWERABLE = {
 _GENERAL = re.compile(
     r"\b(?:(?:ab|un)?normal\w*|abnormalit\w+|findings?|patholog\w+|diseases?|diseased|lesions?|devices?|hardware|implants?"
     r"|tubes?|lines?|artifacts?|artefacts?|healthy|unremarkable|remarkable|suspicious|unusual|wrong|problems?|diagnos[ei]s"
-    rf"|opacit\w+|clear|foreign (?:body|object)s?|what (?:do|can) (?:you|we|i) see|(?:describe|read|interpret|report|summari[sz]e)"
-    rf"\b.*\b(?:{_FILM}|chest)|what does (?:the|this) (?:chest )?{_FILM} show"
+    r"|opacit\w+|clear|observations?|foreign (?:body|object)s?|what (?:do|can) (?:you|we|i) see"
+    rf"|(?:describe|read|interpret|report|summari[sz]e)\b.*\b(?:{_FILM}|chest)|what does (?:the|this) (?:chest )?{_FILM} show"
     rf"|what (?:is|can be) (?:seen|shown|visible)|chest {_FILM} (?:okay|ok|fine|good))\b",
     re.IGNORECASE,
 )
@@ -87,6 +95,8 @@ class About:
     """Names of findings that are neither in the model's vocabulary nor of one of the 14 classes"""
     findings: bool
     """A known name is one of a finding or device"""
+    hint: str = ""
+    """A known name that a word may be meant to be, where none is known"""
 
     @property
     def reason(self) -> str:
@@ -96,7 +106,8 @@ class About:
         if self.foreign and not self.findings:
             return f"is about {' and '.join(self.foreign)}, which this model was not trained on"
         if not self.known:
-            return "names no finding, device or region that the model knows"
+            hint = f" (is `{self.hint}` meant?)" if self.hint else ""
+            return f"names no finding, device or region that the model knows{hint}"
         return ""
 
 
@@ -106,6 +117,9 @@ class QuestionWords:
     def __init__(self, vocabulary: Vocabulary):
         self._entities = Mentions(vocabulary.entities)
         self._regions = Mentions([*vocabulary.regions, *REGIONS])
+        names = {name.lower() for name in (*vocabulary.entities, *REGIONS, *CHEXPERT)}
+        names |= {name.removeprefix("right ") for name in names}
+        self._single = sorted(name for name in names if " " not in name and len(name) >= LEAST_LETTERS)
 
     def about(self, text: str) -> About:
         """What a question is about. Unanswerable kinds are looked for outside the names in it (`hip prosthesis`)."""
@@ -126,7 +140,13 @@ class QuestionWords:
             rest = re.sub(rf"\b{re.escape(name)}\b", " ", rest, flags=re.IGNORECASE)
         kind = next((kind for kind, pattern in _UNANSWERABLE.items() if pattern.search(rest)), "")
         known = tuple(dict.fromkeys([*entities, *classes, *regions, *general]))
-        return About(kind, known, tuple(dict.fromkeys(foreign)), bool(entities or classes or general))
+        hint = "" if known else self._hint(text)
+        return About(kind, known, tuple(dict.fromkeys(foreign)), bool(entities or classes or general), hint)
+
+    def _hint(self, text: str) -> str:
+        """The name that a long word is nearly one of."""
+        words = (word for word in re.findall(r"[a-z]+", text.lower()) if len(word) >= LEAST_LETTERS)
+        return next((near for word in words if (near := nearest(word, self._single, LIKENESS)) not in (None, word)), "")
 
 
 def _names(text: str) -> list[str]:

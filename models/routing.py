@@ -3,11 +3,12 @@
 Training and evaluation know the type of a question; somebody who asks does not say it. A question is answered when
 
 1. its words ask nothing that no head can say, and name something the model knows (`data.question_words`), and
-2. the model's question-type classifier gives the head at least the confidence that `routing.json` asks for. That threshold is
-   measured on the validation split (`training.routing`); maximum-softmax confidence as in Hendrycks and Gimpel (ICLR 2017).
+2. it is clear which head is asked: its first words say so (`where` asks for a region, `how severe` for a severity), or the model's
+   question-type classifier is as sure of a head as `routing.json` asks for.
 
-The head's probability is the sum over its question types. A question's form overrules the classifier where it leaves no doubt:
-`where` asks for a region and `how severe` for a severity, whatever the rest of its words resembles.
+The classifier's probability of a head is the sum over its question types. The threshold is measured on the validation split
+(`training.routing`); maximum-softmax confidence as in Hendrycks and Gimpel (ICLR 2017). It learns from the data set's own wordings
+alone, none of them unsupported, and is sure of many a question that is nothing of the kind: so words and form come first.
 """
 
 from __future__ import annotations
@@ -31,26 +32,34 @@ NOT_MEASURED = 0.5
 """Threshold while nothing was measured: the head must be likelier than all others together"""
 UNSUPPORTED_NAME = "unsupported"
 
-_POLITE = r"\W*(?:(?:please|can you|could you|would you|tell me|say|show me|i want to know|looking at [^:,]*[:,])\W+)*"
+_ASKED_TO = r"(?:tell|say|show|describe|list|name|give|summari[sz]e|locate)"
+_POLITE = (
+    rf"\W*(?:(?:please|and|so|now|(?:can|could|would|will) you(?=\W+(?:please\W+)?{_ASKED_TO}\b)|tell me|say|show me"
+    r"|i (?:want|would like|need) to know|i wonder|looking at [^:,]*|(?:on|in) (?:this|the) (?:film|image|x-?ray)(?=,))\W+)*"
+)
+_BEGINNINGS: dict[Head, tuple[str, ...]] = {
+    Head.SEVERITY: (
+        r"how (?:severe|bad|big|large|extensive|marked|serious|advanced|pronounced)\b",
+        r"(?:what|which)(?: is|'s)? (?:the )?(?:severity|degree|extent|size|grade)\b",
+        r"(?:grade|rate) the\b",
+    ),
+    Head.REGION: (
+        r"where\b",
+        r"in (?:which|what)\b",
+        r"(?:which|what) (?:side|lobe|lung|region|part|zone|area|location)s?\b",
+        r"(?:what|which)(?: is|'s)? (?:the )?(?:location|position|site)\b",
+        r"(?:locate|locali[sz]e|point to|how would you describe the (?:location|position))\b",
+    ),
+    Head.BINARY: (r"(?:whether|if|is|are|was|were|does|do|did|has|have|any|isn't|aren't|doesn't|can|could|would)\b",),
+    Head.CATEGORY: (
+        r"(?:what|which|describe|list|name|summari[sz]e|characteri[sz]e|give)\b",
+        r"how would you (?:describe|interpret|read|call)\b",
+        r"(?:the |all )?(?:abnormal )?(?:findings|abnormalities|pathologies|diseases|devices)\b",
+    ),
+}
 FORMS: tuple[tuple[Head, re.Pattern], ...] = tuple(
-    (head, re.compile(_POLITE + pattern, re.IGNORECASE))
-    for head, pattern in (
-        (
-            Head.SEVERITY,
-            r"(?:how (?:severe|bad|big|large|extensive|marked|serious|advanced|pronounced)\b"
-            r"|(?:what|which)(?: is|'s)? (?:the )?(?:severity|degree|extent|size|grade)\b|(?:grade|rate) the\b)",
-        ),
-        (
-            Head.REGION,
-            r"(?:where\b|in (?:which|what)\b|(?:which|what) (?:side|lobe|lung|region|part|zone|area|location)s?\b"
-            r"|(?:what|which)(?: is|'s)? (?:the )?(?:location|position|site)\b|(?:locate|localise|localize|point to)\b)",
-        ),
-        (
-            Head.BINARY,
-            r"(?:is|are|was|were|does|do|did|has|have|any|isn't|aren't|doesn't|can (?:you|we|one) see|do you see)\b",
-        ),
-        (Head.CATEGORY, r"(?:what|which|describe|list|name|summari[sz]e|characteri[sz]e|give)\b"),
-    )
+    (head, re.compile(f"{_POLITE}(?:{'|'.join(beginnings)})", re.IGNORECASE))
+    for head, beginnings in _BEGINNINGS.items()
 )
 """Head -> how a question that only it can answer begins; the first that fits counts"""
 
@@ -120,14 +129,8 @@ class Router:
         chosen = head or form or names[int(of_heads[:-1].argmax())]
         probability = float(of_heads[names.index(chosen)])
         reason = self._words.about(text).reason
-        if not reason and head is None:
-            reason = self._doubt(probability, of_heads, form)
+        if not reason and head is None and form is None and probability < self.threshold:
+            reason = (
+                f"is of no kind that the model is sure of (confidence {probability:.2f}, needed {self.threshold:.2f})"
+            )
         return Route(chosen, probability, kind, reason)
-
-    def _doubt(self, probability: float, of_heads: np.ndarray, form: Head | None) -> str:
-        """What speaks against the classifier's choice; empty: nothing. Its form can settle which head, not whether one can."""
-        answerable = float(of_heads[:-1].sum())
-        sure = answerable if form else probability
-        if sure >= self.threshold:
-            return ""
-        return f"is of no kind that the model was trained on (confidence {sure:.2f}, needed {self.threshold:.2f})"

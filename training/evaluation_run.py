@@ -27,6 +27,7 @@ from data.vocabulary import Vocabulary
 from models.mimic_vqa_model import SSGVQA
 from models.probabilities import TEMPERATURES, read_temperatures, weights_sha256
 from models.question_only import QuestionOnly
+from models.routing import ROUTING
 from training.audit import audit_index
 from training.cohort import patient_strata, radiologist_labels
 from training.evaluation import Evaluation, evaluate, evaluate_given
@@ -37,6 +38,7 @@ from training.predictions import QuestionSet, question_fates, read_lineage, read
 from training.report import Extras, answers_of_rows, build_report
 from training.report.html import render_html
 from training.report.pictures import pictures
+from training.routing import measure_routing
 from training.scoring.confidence import fit_temperature
 from utils.allocator import keep_freed_memory
 from utils.errors import CheckpointError, DataError
@@ -143,6 +145,8 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
     evaluation = _from_file(job, config, index, model) if job.predictions else _from_model(job, config, index, model)
     other = read_predictions(job.compare, evaluation.questions)[0] if job.compare else None
     is_own = model is not None and same_set(model.data, config.data)
+    if model and is_own and job.split == "validate" and not job.predictions:
+        _keep_routing(job, config, evaluation, model)
     temperatures = _temperatures(job, evaluation, is_own, model.sha256 if model else "")
     report = build_report(
         evaluation,
@@ -226,6 +230,17 @@ def _temperatures(job: EvaluationJob, evaluation: Evaluation, is_own: bool, sha2
             "%s %s: evaluate the validation split first to have calibrated confidence on the test split", path, why
         )
     return stored
+
+
+def _keep_routing(job: EvaluationJob, config: Config, evaluation: Evaluation, model: LoadedModel) -> None:
+    """Measure how the model routes questions without a type, and keep it beside the model for whoever asks it."""
+    path, questions = job.model_path / ROUTING, evaluation.questions
+    dataset = questions_of_split(questions.index, job.split, config, model.tokenizer)
+    measured = measure_routing(model.model, dataset, questions)
+    try:
+        write_json(path, measured | {"model_sha256": model.sha256})
+    except OSError as error:
+        log.warning("routing of free-text questions is not kept: %s cannot be written (%s)", path, error)
 
 
 def question_set(index: Index, split: str, data: DataConfig) -> QuestionSet:
