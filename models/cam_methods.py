@@ -7,8 +7,10 @@ that nothing there speaks for the logit.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # so that a command line knows the names at once
+    from torch import Tensor
 
 
 def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:

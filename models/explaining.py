@@ -11,6 +11,7 @@ What each method shows, and what it does not: docs/EXPLANATIONS.md.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,14 +29,13 @@ from data.label_space import HEADS, QUESTION_TYPES, REGIONS, Head
 from models import model_folder
 from models.cam_methods import CAM_METHODS
 from models.captures import AttentionCapture, SimAttention, StageCapture, stage_strides
+from models.explanation_methods import METHODS, REGION_POINTER, SIM_REGIONS
 from models.film_maps import paint_regions, scaled, to_film
 from models.mimic_vqa_model import SSGVQA
-from utils.errors import UserError
+from utils.errors import CheckpointError, UserError
 
-REGION_POINTER, SIM_REGIONS, SIM_IMAGE = "regions", "sim-regions", "sim-image"
-ATTENTION_METHODS: tuple[str, ...] = (REGION_POINTER, SIM_REGIONS, SIM_IMAGE)
-"""Where the model reads: the graph reader's pointer; SIM's attention to the regions; SIM's attention to the feature map."""
-METHODS: tuple[str, ...] = (*CAM_METHODS, *ATTENTION_METHODS)
+TRAINING_RECORDS = ("metrics.json", "training_state.json")
+"""Of a best model and of a checkpoint: what has the number of steps"""
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,15 @@ class Explainer:
 
     def __init__(self, model: SSGVQA, tokenizer, image_store_size: int = 0, fingerprint: str = "", device: str = "cpu"):
         """`image_store_size`: `data.image_store_size`; `fingerprint`: SHA-256 of the weights, kept for what is written."""
-        self.model, self.tokenizer, self.fingerprint = model.to(device).eval(), tokenizer, fingerprint
-        self.device = torch.device(device)
+        self.device = usable_device(device)
+        self.model, self.tokenizer, self.fingerprint = model.to(self.device).eval(), tokenizer, fingerprint
         self._side = image_store_size or model.image_size
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> Explainer:
-        """Of a model folder; CheckpointError as `SSGVQA.from_pretrained`."""
+        """Of a model folder; CheckpointError as `SSGVQA.from_pretrained`, and for one that no training wrote."""
         model, tokenizer, config, _ = SSGVQA.from_pretrained(folder)
+        check_trained(Path(folder))
         fingerprint = sha256_of(Path(folder) / model_folder.WEIGHTS)
         return cls(model, tokenizer, config.data.image_store_size, fingerprint, device)
 
@@ -126,7 +127,7 @@ class Explainer:
         question: str,
         methods: Sequence[str] = METHODS,
         head: Head | str | None = None,
-        target: str | None = None,
+        target: str | Sequence[str] | None = None,
         stride: int | None = None,
         shape: tuple[int, int] | None = None,
     ) -> list[Explanation]:
@@ -135,8 +136,8 @@ class Explainer:
         Args:
             methods: of METHODS.
             head: None: the head that answers questions of the type that the model takes this one for.
-            target: class of the head, in any case; None: the most probable one.
-            stride: of the stage that class activation maps are made from, one of `strides`; None: the coarsest.
+            target: class of the head, in any case; of several the most probable one; None: of all of them.
+            stride: of the stage that class activation maps are made from, one of `strides`; None: see `default_stride`.
             shape: (H, W) of the maps; None: the film's original pixels.
         Raises:
             UserError: an unknown method, head, class or stride; a question that no head answers, that is empty or too long;
@@ -149,8 +150,9 @@ class Explainer:
         )
         head = head_of(found.question_type) if head is None else find_head(head)
         logits = found.logits[head.value]
-        number = int(logits.argmax()) if target is None else find_class(head, target)
         values = logits.detach()
+        classes = find_classes(head, target)
+        number = classes[int(values[classes].argmax())]
         answer = {
             "head": head,
             "target": HEADS[head].classes[number],
@@ -240,6 +242,30 @@ class Explainer:
         }
 
 
+def check_trained(folder: Path) -> None:
+    """CheckpointError unless a training left its number of steps in a model folder: random weights have no reasons."""
+    for name in TRAINING_RECORDS:
+        try:
+            if json.loads((folder / name).read_text(encoding="utf-8"))["step"] > 0:
+                return
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"{folder / name}: cannot be read ({error}); copy the model folder again") from error
+    raise CheckpointError(
+        f"{folder}: no record of a training ({' or '.join(TRAINING_RECORDS)} with a number of steps): untrained weights are not "
+        "explained; give the best_model folder that train_mimic_cxr.py wrote"
+    )
+
+
+def default_stride(model: SSGVQA) -> int:
+    """Of class activation maps: the next finer stage than the map that the model reads, where its backbone has one.
+
+    On the look-alike data it points better than the coarse map, and stages before it no better (docs/EXPLANATIONS.md).
+    """
+    return stage_strides(model)[-2:][0]
+
+
 def head_of(question_type: Tensor) -> Head:
     """The head that answers a question, from the (28,) logits of its type; UserError for a type that none answers."""
     number = int(question_type.argmax())
@@ -260,6 +286,13 @@ def find_head(name: str) -> Head:
     return Head(name)
 
 
+def find_classes(head: Head, names: str | Sequence[str] | None) -> list[int]:
+    """Numbers of classes of a head; None: all."""
+    if names is None:
+        return list(range(len(HEADS[head].classes)))
+    return [find_class(head, name) for name in ([names] if isinstance(names, str) else names)]
+
+
 def find_class(head: Head, name: str) -> int:
     """Number of a class of a head, named in any case; UserError with the nearest name, or all of them."""
     classes = HEADS[head].classes
@@ -270,6 +303,16 @@ def find_class(head: Head, name: str) -> int:
     near = difflib.get_close_matches(wanted, small, n=1)
     hint = f"did you mean {classes[small.index(near[0])]}?" if near else f"it has {', '.join(classes)}"
     raise UserError(f"--target {name}: no class of the {head.value} head; {hint}")
+
+
+def usable_device(name: str) -> torch.device:
+    """A device that tensors can be put on; UserError for others."""
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"--device {name}: PyTorch cannot use it here ({str(error).splitlines()[0]}); try cpu"
+        ) from error
 
 
 def check_methods(names: Sequence[str]) -> None:

@@ -45,7 +45,10 @@ def write(
 ) -> list[Path]:
     """Write the three files of each explanation, over older ones; their paths. DataError when the disk refuses.
 
-    `fingerprint`: SHA-256 of the model's weights; `credentialed`: whether they are of credentialed or unknown lineage.
+    Args:
+        film: as it is to be shown; it may have more pixels than the model saw.
+        fingerprint: SHA-256 of the model's weights.
+        credentialed: whether they are of credentialed or unknown lineage.
     """
     about = {"format": FORMAT, "question": question, "width": film.width, "height": film.height}
     model = {"model_sha256": fingerprint, "credentialed_model": credentialed}
@@ -77,6 +80,25 @@ def description(one: Explanation) -> dict:
     }
 
 
+def summary_lines(explanations: Sequence[Explanation]) -> list[str]:
+    """For a terminal: the answer, and where each map is largest."""
+    first = explanations[0]
+    lines = [
+        f"{first.head.value}: {first.target}, logit {first.logit:+.2f}, probability {first.probability:.2f} (not calibrated)"
+    ]
+    for one in explanations:
+        place = peak(one.map)
+        if place is None:
+            where = "the same everywhere: it points nowhere"
+        else:
+            where = f"largest at {100 * place[0]:.0f} % of the width and {100 * place[1]:.0f} % of the height"
+        if one.regions:
+            top = sorted(one.regions.items(), key=lambda item: -item[1])[:3]
+            where += "; " + ", ".join(f"{name} {share:.2f}" for name, share in top)
+        lines.append(f"{one.method:<12} {where}")
+    return lines
+
+
 def _paths(folder: Path, methods: Sequence[str]) -> tuple[Path, ...]:
     return tuple(folder / f"{method}.{end}" for method in methods for end in ("png", "npz", "json"))
 
@@ -96,7 +118,7 @@ def _picture(film: FilmPixels, one: Explanation):
         end = f"1 = {one.maximum:.3g}"
     else:
         end = f"1 = a share of {one.maximum:.3f}"
-    what = "speaks for" if one.depends_on_target else "attention, whatever the answer:"
-    lines = (f"{one.method}, {what}", answer)
+    what = "what speaks for the answer" if one.depends_on_target else "attention, whatever the answer"
+    lines = (f"{one.method}: {what}", answer)
     size = shown_size(film.width, film.height)
     return with_legend(overlay(film.pixels, one.map, size), lines, ("0", end))

@@ -61,7 +61,7 @@ def overlay(film: np.ndarray, values: np.ndarray, size: tuple[int, int]) -> Imag
 
 def with_legend(picture: Image.Image, lines: tuple[str, str], ends: tuple[str, str]) -> Image.Image:
     """The picture with two lines of text below, and a colour bar with what its ends mean. Long lines are set smaller."""
-    width = picture.width
+    width = max(picture.width, SHORTEST_SIDE)
     page = Image.new("RGB", (width, picture.height + LEGEND + BAR + MARGIN), BACKGROUND)
     page.paste(picture)
     draw = ImageDraw.Draw(page)
