@@ -51,8 +51,9 @@ STYLE = f"""
 .evidence svg .region text{{fill:#ffd166;paint-order:stroke;stroke:#000;stroke-width:.18em;font-weight:600;pointer-events:none}}
 .evidence svg .truth{{fill:none;stroke:{GOOD};stroke-width:2.5;stroke-dasharray:7 4;vector-effect:non-scaling-stroke;
  pointer-events:none}}
-.evidence:has(.see-all:checked) svg .region{{opacity:.45}}
-{_LIT}{{opacity:1!important}}
+.evidence:has(.see-all:checked) svg .region{{opacity:.55}}
+.evidence:has(.see-all:checked) svg .region text{{visibility:var(--name,hidden)}}
+{_LIT}{{opacity:1!important;--name:visible}}
 {_ROW_LIT}{{background:var(--background-fill-secondary)}}
 .evidence .card{{border:1px solid var(--border-color-primary);border-radius:8px;padding:12px 14px;margin-bottom:12px}}
 .evidence .answer{{font-size:1.35rem;font-weight:650;overflow-wrap:anywhere}}
@@ -67,7 +68,8 @@ STYLE = f"""
  border-bottom:1px solid var(--border-color-primary)}}
 .evidence .rows li:last-child{{border-bottom:0}}.evidence .rows li:has(input:checked){{background:var(--background-fill-secondary)}}
 .evidence .rows li:has(input:focus-visible){{outline:2px solid {MODEL};outline-offset:-2px}}
-.evidence input{{appearance:auto;margin:.3em 0 0;width:auto;accent-color:{MODEL}}}
+.evidence input{{appearance:auto!important;margin:.25em 0 0;width:1em;height:1em;flex:none;background:none;box-shadow:none;
+ accent-color:{MODEL}}}
 .evidence label{{cursor:pointer;display:block;min-width:0}}
 .evidence .named{{display:flex;justify-content:space-between;gap:8px}}
 .evidence .bar{{display:block;height:7px;border-radius:4px;background:var(--border-color-primary);overflow:hidden}}
