@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -468,3 +469,41 @@ def test_a_taken_port_is_said_before_anything_is_loaded(root):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "cannot be used" in done.stderr
     assert done.stdout == "heavy: []\n"
+
+
+@pytest.fixture
+def script(tmp_path, root):
+    """Runs a copy of scripts/page.sh whose `python` prints its arguments instead of starting the page."""
+    shutil.copytree(root / "scripts", tmp_path / "scripts")
+    for name in ("requirements.txt", "requirements-page.txt"):
+        (tmp_path / name).write_text("")
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        '#!/bin/sh\ncase "$1 $2" in\n"-m pip") echo "$@" >>pip.log ;;\n'
+        f'examples/app.py*) printf "<%s>" "$@" ;;\n*) exec {sys.executable} "$@" ;;\nesac\n'
+    )
+    python.chmod(0o755)
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    command = [str(tmp_path / "scripts/page.sh")]
+
+    def start(*options):
+        return subprocess.run([*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return start
+
+
+def test_the_script_needs_a_model_and_starts_the_page_on_the_quickstart(script, tmp_path):
+    done = script()
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "run ./scripts/quickstart.sh first" in done.stderr
+    (tmp_path / "quickstart/checkpoints/best_model").mkdir(parents=True)
+    folder = "<--model><quickstart/checkpoints/best_model><--index><quickstart/index><--release><quickstart/release>"
+    assert script().stdout == f"<examples/app.py>{folder}"
+    assert "requirements-page.txt" in (tmp_path / "pip.log").read_text()
+    assert script("--model", "a b", "--port", "0").stdout == "<examples/app.py><--model><a b><--port><0>"
+    assert script("--help").stdout.startswith("The evidence page")
+
+
+def test_the_quickstart_ends_with_the_page(root):
+    assert "./scripts/page.sh" in (root / "scripts/quickstart.sh").read_text().splitlines()[-1]

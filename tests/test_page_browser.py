@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ from tests.browser import Browser, find_chromium
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(find_spec("gradio") is None, reason="no gradio: pip install -r requirements-page.txt"),
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed: nothing can be tested in a browser"),
 ]
 
