@@ -201,6 +201,18 @@ def test_a_region_is_lit_by_its_name_the_pointer_and_its_box(browser, place):
         return top.closest('.region').dataset.region; })()""")
     browser.point_at("window.top_box")
     assert browser.evaluate("document.querySelector('.evidence input[name=region]:checked').id") == f"see-{number}"
+    # all boxes are drawn, but only the lit one is named
+    browser.click(".see-all")
+    names = (
+        "[...document.querySelectorAll('.film text')].filter(e => getComputedStyle(e).visibility == 'visible').length"
+    )
+    browser.point("#question textarea", click=False)
+    browser.wait(f"{names} == 1")
+    # a new answer lights the region that it attends to most
+    browser.click("label[for=see-5]")
+    ask(browser, "Where is the pleural effusion?")
+    browser.wait("document.querySelector('#answer').innerText.includes('Where is')")
+    browser.wait("document.querySelector('.evidence input[name=region]:checked').id == 'see-0'")
 
 
 def ask_when_open(browser):

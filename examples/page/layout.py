@@ -14,6 +14,10 @@ document.addEventListener('click', event => {
   if (button) { button.checked = true; button.focus(); }
 });
 """
+FIRST_REGION = """
+() => { for (const one of document.querySelectorAll('.evidence input[name=region]')) one.checked = one.defaultChecked; }
+"""
+"""Gradio changes what differs on the page and leaves the rest: the region chosen before would stay chosen, by its place."""
 TO_THE_EVIDENCE = """
 () => { if (innerWidth <= 900) document.querySelector('#said').scrollIntoView({behavior: 'smooth'}); }
 """
@@ -90,11 +94,11 @@ def _connect_sources(desk: Desk, opened: gr.State, file, split, study, after: li
         picked = gr.Dropdown(desk.questions(film), value=None)
         return film, views.message(problem), views.evidence(film.picture, regions=film.regions), picked
 
-    file.upload(open_file, file, after, **QUIET)
+    file.upload(open_file, file, after, **QUIET).then(None, js=FIRST_REGION)
     file.clear(lambda: open_file(None), None, after, **QUIET)
     if split is not None:
         split.change(lambda name: gr.Dropdown(desk.listed(name), value=None), split, study, **QUIET)
-        study.input(open_study, [split, study], after, **QUIET)
+        study.input(open_study, [split, study], after, **QUIET).then(None, js=FIRST_REGION)
 
 
 def _connect_questions(desk: Desk, asked: list, usual, ask, method, draw, after: list) -> None:
@@ -113,4 +117,6 @@ def _connect_questions(desk: Desk, asked: list, usual, ask, method, draw, after:
     gr.on([ask.click, question.submit], answer, asked, after, trigger_mode="always_last", **QUIET).then(
         None, js=TO_THE_EVIDENCE
     )
-    draw.click(explain, [*asked, method], after, trigger_mode="always_last", **QUIET).then(None, js=TO_THE_EVIDENCE)
+    draw.click(explain, [*asked, method], after, trigger_mode="always_last", **QUIET).then(None, js=FIRST_REGION).then(
+        None, js=TO_THE_EVIDENCE
+    )

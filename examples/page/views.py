@@ -52,8 +52,8 @@ STYLE = f"""
 .evidence svg .truth{{fill:none;stroke:{GOOD};stroke-width:2.5;stroke-dasharray:7 4;vector-effect:non-scaling-stroke;
  pointer-events:none}}
 .evidence:has(.see-all:checked) svg .region{{opacity:.55}}
-.evidence:has(.see-all:checked) svg .region text{{visibility:var(--name,hidden)}}
-{_LIT}{{opacity:1!important;--name:visible}}
+.evidence:has(.see-all:checked) svg .region text{{visibility:var(--box-name,hidden)}}
+{_LIT}{{opacity:1!important;--box-name:visible}}
 {_ROW_LIT}{{background:var(--background-fill-secondary)}}
 .evidence .card{{border:1px solid var(--border-color-primary);border-radius:8px;padding:12px 14px;margin-bottom:12px}}
 .evidence .answer{{font-size:1.35rem;font-weight:650;overflow-wrap:anywhere}}
