@@ -31,7 +31,7 @@ TEMPLATE_FREEDOM = 100.0
 """Inverse strength of the template's L2 penalty"""
 LEAST_SCALE = 0.1
 """Of a measure that is nearly the same in all films, such as colour"""
-THRESHOLD = 0.1
+THRESHOLD = 0.05
 """Only what is plainly no film is refused: a film that is turned away is worse than an odd image that is answered"""
 
 
@@ -186,7 +186,7 @@ def collect(args: argparse.Namespace) -> Collection:
         found.read("VQA-RAD: slices of heads and abdomens", False, of_organ["HEAD"] + of_organ["ABD"], False)
     for number, pixels in enumerate(drawn(DRAWN)):
         colour = 0.0 if number % 3 else 5.0 + number % 50  # a third of them counts as coloured
-        found.add("drawn: noise, gradients, stripes, pages", False, pixels, colour, number // 4 % 2 == 0)
+        found.add("drawn: noise, gradients, stripes, pages", False, pixels, colour, number // 8 % 2 == 0)
     return found
 
 
