@@ -14,14 +14,14 @@ document.addEventListener('click', event => {
   if (button) { button.checked = true; button.focus(); }
 });
 """
-FIRST_REGION = """
-() => { for (const one of document.querySelectorAll('.evidence input[name=region]')) one.checked = one.defaultChecked; }
+NEW_EVIDENCE = """
+watch('value', () => {
+  for (const one of element.querySelectorAll('input[name=region]')) one.checked = one.defaultChecked;
+  if (innerWidth <= 900 && element.querySelector('#answer')) element.scrollIntoView({behavior: 'smooth'});
+});
 """
-"""Gradio changes what differs on the page and leaves the rest: the region chosen before would stay chosen, by its place."""
-TO_THE_EVIDENCE = """
-() => { if (innerWidth <= 900) document.querySelector('#said').scrollIntoView({behavior: 'smooth'}); }
-"""
-"""On a narrow screen the answer is below what was typed."""
+"""Gradio changes what differs and leaves the rest, so that the region chosen before would stay chosen, by its place. On a narrow
+screen the answer is below what was typed."""
 HEAD = f"<style>{views.STYLE}</style><script>{CLICK_A_BOX}</script>"
 """A click on a box in the film chooses its region; everything else the style sheet does."""
 
@@ -52,7 +52,7 @@ def build(desk: Desk) -> gr.Blocks:
                 draw = gr.Button("Draw the map", elem_id="draw")
             with gr.Column(scale=3, min_width=300):
                 said = gr.HTML(views.message(desk.problem), elem_id="said")
-                shown = gr.HTML(NO_FILM, elem_id="shown", apply_default_css=False)
+                shown = gr.HTML(NO_FILM, elem_id="shown", apply_default_css=False, js_on_load=NEW_EVIDENCE)
         asked = [opened, question, anyway]
         _connect_sources(desk, opened, file, split, study, [opened, said, shown, usual])
         _connect_questions(desk, asked, usual, ask, method, draw, [shown, said])
@@ -94,11 +94,11 @@ def _connect_sources(desk: Desk, opened: gr.State, file, split, study, after: li
         picked = gr.Dropdown(desk.questions(film), value=None)
         return film, views.message(problem), views.evidence(film.picture, regions=film.regions), picked
 
-    file.upload(open_file, file, after, **QUIET).then(None, js=FIRST_REGION)
+    file.upload(open_file, file, after, **QUIET)
     file.clear(lambda: open_file(None), None, after, **QUIET)
     if split is not None:
         split.change(lambda name: gr.Dropdown(desk.listed(name), value=None), split, study, **QUIET)
-        study.input(open_study, [split, study], after, **QUIET).then(None, js=FIRST_REGION)
+        study.input(open_study, [split, study], after, **QUIET)
 
 
 def _connect_questions(desk: Desk, asked: list, usual, ask, method, draw, after: list) -> None:
@@ -114,9 +114,5 @@ def _connect_questions(desk: Desk, asked: list, usual, ask, method, draw, after:
 
     question = asked[1]
     usual.input(lambda text: text or gr.skip(), usual, question, **QUIET)
-    gr.on([ask.click, question.submit], answer, asked, after, trigger_mode="always_last", **QUIET).then(
-        None, js=TO_THE_EVIDENCE
-    )
-    draw.click(explain, [*asked, method], after, trigger_mode="always_last", **QUIET).then(None, js=FIRST_REGION).then(
-        None, js=TO_THE_EVIDENCE
-    )
+    gr.on([ask.click, question.submit], answer, asked, after, trigger_mode="always_last", **QUIET)
+    draw.click(explain, [*asked, method], after, trigger_mode="always_last", **QUIET)
