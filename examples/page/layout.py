@@ -17,6 +17,7 @@ document.addEventListener('click', event => {
 NEW_EVIDENCE = """
 watch('value', () => {
   for (const one of element.querySelectorAll('input[name=region]')) one.checked = one.defaultChecked;
+  if (element.querySelector('.rows')) element.querySelector('.rows').scrollTop = 0;
   if (innerWidth <= 900 && element.querySelector('#answer')) element.scrollIntoView({behavior: 'smooth'});
 });
 """
