@@ -45,3 +45,4 @@ print("\n".join(headline_lines(json.load(open(sys.argv[1])))))
 echo
 echo "done in $((SECONDS - begin)) s without the installation. Generated data: these numbers have no clinical meaning."
 echo "report: $folder/results/report.json (tables for people in report.md beside it)"
+echo "ask the model in a browser, on this machine alone: ./scripts/page.sh"

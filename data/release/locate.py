@@ -30,6 +30,11 @@ class JpgFolder:
     image_prefix: str
     """`files/` or empty: what stands before `p10/...` in an image's path relative to the root."""
 
+    def image_path(self, subject_id: int, study_id: int, image_id: str) -> Path:
+        """File of one image, as `tables.read_images` has it for all of them."""
+        subject, study = f"{subject_id:08d}", f"{study_id:08d}"
+        return self.root / f"{self.image_prefix}p{subject[:2]}/p{subject}/s{study}/{image_id}.jpg"
+
     @property
     def version(self) -> str:
         """Release number; 2.0.0 and 2.1.0 differ only by the files that the later one added."""
