@@ -70,7 +70,7 @@ class ImageGroups:
         slots = query
         if self.slot is not None:
             slots = query.new_zeros(len(self.image) * self.size, query.shape[1]).index_copy_(0, self.slot, query)
-        grouped = slots.unflatten(0, (len(self.image), self.size))
+        grouped = slots.unflatten(0, (self.image.shape[0], self.size))
         read = attend(grouped, keys_values.index_select(0, self.image), heads, fast=fast).flatten(0, 1)
         return read if self.slot is None else read.index_select(0, self.slot)
 
