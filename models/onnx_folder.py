@@ -17,17 +17,32 @@ from pathlib import Path
 
 from data import label_space
 from utils.errors import CheckpointError, ConfigError
+from utils.packages import require
 
 MANIFEST, TOKENIZER, REPORT = "manifest.json", "tokenizer.json", "export_report.json"
 FORMAT = 1
 GRAPHS = ("image", "question", "fusion")
 PRECISIONS = ("fp32", "int8")
 PACKAGES_FILE = "requirements-export.txt"
+EXPORTER = ("onnx", "onnxscript", "onnxruntime")
+"""Packages that an export takes; its use takes the last one alone"""
 
 
 def file_of(graph: str, precision: str) -> str:
     """Name of a graph's file."""
     return f"{graph}.onnx" if precision == "fp32" else f"{graph}.{precision}.onnx"
+
+
+def require_exporter() -> None:
+    """ConfigError where packages are missing that an export takes."""
+    require(*EXPORTER, file=PACKAGES_FILE)
+
+
+def require_replaceable(output: Path) -> None:
+    """ConfigError where an export would take the place of something else."""
+    if not output.exists() or (output.is_dir() and (not any(output.iterdir()) or (output / MANIFEST).is_file())):
+        return
+    raise ConfigError(f"{output} exists and is no exported model; name another folder")
 
 
 def sha256(path: Path) -> str:

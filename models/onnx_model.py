@@ -144,7 +144,10 @@ class OnnxModel:
         film = np.zeros_like(question_of) if image_of is None else np.asarray(image_of, dtype=np.int64)
         answers = self.answer(images, texts, question_of, film)
         types = texts["question_type"].argmax(1)[question_of]
-        return [self._answer(text, types[row], {k: v[row] for k, v in answers.items()}) for row, text in enumerate(questions)]
+        return [
+            self._answer(text, types[row], {k: v[row] for k, v in answers.items()})
+            for row, text in enumerate(questions)
+        ]
 
     def _answer(self, text: str, kind: int, values: Arrays) -> Answer:
         if kind >= len(QUESTION_TYPES):

@@ -220,6 +220,15 @@ def _temperatures(job: EvaluationJob, evaluation: Evaluation, is_own: bool, sha2
         except OSError as error:
             log.warning("temperatures are not kept for the test split: %s cannot be written (%s)", path, error)
         return {}
+    return stored_temperatures(job.model_path, sha256)
+
+
+def stored_temperatures(model_path: Path, sha256: str) -> dict[Head, float]:
+    """Those kept beside a model with weights of this hash; none, with a warning, where there are none for them.
+
+    CheckpointError: the file is damaged.
+    """
+    path = model_path / TEMPERATURES
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["model_sha256"] != sha256:
