@@ -368,6 +368,7 @@ def test_a_control_that_never_saw_a_film_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_the_exporter_cannot_express_is_one_line(trained, tmp_path):
     model = build(**SMALL)
     model.image_encoder.normalised = lambda images: images * int(images.shape[0])
