@@ -216,6 +216,13 @@ _SCALE = Command(
     ),
 )
 
+_EXPORT = Command(
+    "export",
+    "export",
+    "one film with several questions through the exported graphs, against a call of PyTorch for each question",
+    (option("--questions", "about the film (default: 20)", type=positive, default=20, metavar="N"),),
+)
+
 COMMANDS: tuple[Command, ...] = (
     _TRAIN,
     _START,
@@ -225,6 +232,7 @@ COMMANDS: tuple[Command, ...] = (
     _SCORE,
     _SCALE,
     _LEARN,
+    _EXPORT,
 )
 
 

@@ -12,16 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from data.images import ImageStore
+from data.letterbox import Numbers, averaged, sides
 from data.tensor_group import TensorGroup
-
-Numbers = float | np.ndarray
-
-LEAST_SAMPLING = 0.6
-"""Bilinear sampling of fewer output pixels than so many an input pixel would alias: blocks are averaged first."""
 
 BLACK = 0.0, -0.5
 """Contrast and brightness with which nothing is seen, not even where the image ends"""
@@ -69,9 +64,8 @@ class Frame:
 
     @staticmethod
     def letterbox(width: Numbers, height: Numbers, augmentation: Augmentation | None = None) -> Frame:
-        width, height = np.asarray(width, dtype=np.float64), np.asarray(height, dtype=np.float64)
-        longer = np.maximum(width, height)
-        x, y, zero = width / longer, height / longer, np.zeros_like(longer)
+        x, y = sides(width, height)
+        zero = np.zeros_like(x)
         box = _matrix([[x, zero, 0.5 - 0.5 * x], [zero, y, 0.5 - 0.5 * y]])
         if augmentation is None:
             return Frame(box)
@@ -142,7 +136,7 @@ class Pictures(TensorGroup):
     ) -> Pictures:
         """Read the images `rows` (B,) of a store, to be shown as `frame` says; `blank`: to be shown black."""
         shrink = size * np.sqrt(np.abs(np.linalg.det(frame.matrix[:, :, :2])))
-        images = [_averaged(store[row], side) for row, side in zip(rows, shrink, strict=True)]
+        images = [averaged(store[row], side) for row, side in zip(rows, shrink, strict=True)]
         extent = np.array([image.shape[::-1] for image in images], dtype=np.float64)
         width, height = extent.max(0).astype(int)
         pixels = np.empty((len(images), height, width), dtype=np.uint8)
@@ -179,9 +173,3 @@ class Pictures(TensorGroup):
 
 def _float(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.astype(np.float32))
-
-
-def _averaged(pixels: np.ndarray, side: float) -> np.ndarray:
-    """Blocks of an image averaged, where it has far more pixels than the `side`² (a geometric mean) it will be shown with."""
-    sampling = side / np.sqrt(pixels.shape[0] * pixels.shape[1])
-    return pixels if sampling >= LEAST_SAMPLING else np.asarray(Image.fromarray(pixels).reduce(round(1 / sampling)))

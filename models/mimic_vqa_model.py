@@ -38,7 +38,7 @@ from models.encoders import (
 from models.graph_reader import GraphReader
 from models.heads import answer_heads, chexpert_head, question_type_head
 from models.layers import Switchable, take
-from models.packing import LengthOrder
+from models.packing import LengthOrder, TokenStates
 from models.scene_graph import GraphPrediction, RegionPredictor, no_graph
 from models.sim import SimFusion, build_fusion
 
@@ -189,15 +189,21 @@ class SSGVQA(Switchable):
             ids, mask = (t.index_select(0, copies.original) for t in (questions.input_ids, questions.attention_mask))
             texts, question_of = self.question_encoder.encode(TokenBatch(ids, mask)), copies.of_question
             first = texts.first().index_select(0, copies.first)
+        logits, looks = self.answer_states(features, graph, texts, question_of, image_of)
+        return logits, self.question_type(first), looks
+
+    def answer_states(
+        self, features: ImageFeatures, graph: SceneGraph, texts: TokenStates, question_of: Tensor, image_of: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """As `answer_and_point`, without question types, for texts that are encoded already."""
         fused = self.fusion(features, graph, texts, question_of, image_of)
-        question_type = self.question_type(first)
         if self.reader is None:
-            return self.heads(fused.state), question_type, None
+            return self.heads(fused.state), None
         state, evidence = self.reader(fused, graph, image_of)
         logits = self.heads(state)
         for head, from_graph in evidence.items():
             logits[head] = logits[head] + from_graph
-        return logits, question_type, evidence[Head.REGION.value].softmax(-1)
+        return logits, evidence[Head.REGION.value].softmax(-1)
 
     def forward(
         self,

@@ -76,11 +76,19 @@ class Packing:
 
     def columns(self) -> Tensor:
         """(P,) int64: the position of each token in its text."""
-        return self.places() % self.mask.shape[1]
+        if self.place is None:  # without a remainder by a size, which ONNX export does not know
+            return self._counted(1).expand(self.mask.shape).flatten()
+        return self.place % self.mask.shape[1]
 
     def rows(self) -> Tensor:
         """(P,) int64: the text of each token."""
-        return self.places() // self.mask.shape[1]
+        if self.place is None:
+            return self._counted(0)[:, None].expand(self.mask.shape).flatten()
+        return self.place // self.mask.shape[1]
+
+    def _counted(self, side: int) -> Tensor:
+        """0, 1, ... along a side of the padded table."""
+        return torch.arange(self.mask.shape[side], device=self.mask.device)
 
     def first(self, packed: Tensor) -> Tensor:
         """(P, ...) -> (N, ...): the first token of each text."""
@@ -95,8 +103,7 @@ class Packing:
         `real`: their tokens, as in `real_places`.
         """
         chosen = Packing.of(self.mask.index_select(0, texts), self.place is None, real)
-        place, width = chosen.places(), self.mask.shape[1]
-        source = texts.index_select(0, place // width) * width + place % width
+        source = texts.index_select(0, chosen.rows()) * self.mask.shape[1] + chosen.columns()
         if self.place is not None:
             number = self.mask.flatten().cumsum(0) - 1
             source = number.index_select(0, source)

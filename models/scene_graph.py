@@ -71,7 +71,7 @@ class GraphPrediction(TensorGroup):
 
     def graph(self) -> SceneGraph:
         """As nodes are read: boxes as plain numbers, probabilities with their gradient."""
-        exists = torch.ones(len(self.boxes), dtype=torch.bool, device=self.boxes.device)
+        exists = self.boxes.new_ones(self.boxes.shape[:1], dtype=torch.bool)
         return SceneGraph(self.boxes.detach(), self.logits.sigmoid(), exists)
 
 
@@ -161,7 +161,7 @@ class RegionPredictor(Switchable):
         """The graph of each image, from its pixels alone."""
         memory = self.memory_norm(features.grid)
         queries = self.query.weight + self.position(self.prior[:, :2].sigmoid())
-        state = queries.expand(len(memory), -1, -1)
+        state = queries.expand(memory.shape[0], -1, -1)
         for layer in self.layers:
             state = layer(state, memory)
         state = self.norm(state)
@@ -199,5 +199,5 @@ class NodeEmbedding(nn.Module):
         with torch.autocast(probs.device.type, enabled=False):
             total = probs.sum(-1, keepdim=True).clamp(min=1)
             entities = probs @ self.entity.weight[named] / total
-        canonical = self.canonical.expand(len(probs), -1, -1)
+        canonical = self.canonical.expand(probs.shape[0], -1, -1)
         return torch.cat([box_numbers(graph.boxes), canonical, entities], dim=-1)

@@ -36,8 +36,8 @@ class ImageGroups:
     """G, most tokens of a group"""
     image: Tensor
     """(V,) int64 image of a group"""
-    slot: Tensor
-    """(P,) int64 slot of a token among V * G; nobody reads the others"""
+    slot: Tensor | None
+    """(P,) int64 slot of a token among V * G; nobody reads the others. None: the tokens fill the slots in order"""
 
     @staticmethod
     def of(image_of: Tensor, images: int, read_back: bool) -> ImageGroups:
@@ -63,14 +63,16 @@ class ImageGroups:
     @staticmethod
     def each(packing: Packing, image_of: Tensor) -> ImageGroups:
         """A group for each of Q questions, with its padding."""
-        return ImageGroups(packing.mask.shape[1], image_of, packing.places())
+        return ImageGroups(packing.mask.shape[1], image_of, packing.place)
 
     def attend(self, query: Tensor, keys_values: Tensor, heads: int, fast: FastPath = ALL_ON) -> Tensor:
         """(P, D) queries over their image's (B, N, 2D) keys and values; (P, D)."""
-        grouped = query.new_zeros(len(self.image) * self.size, query.shape[1]).index_copy_(0, self.slot, query)
-        grouped = grouped.unflatten(0, (len(self.image), self.size))
-        read = attend(grouped, keys_values.index_select(0, self.image), heads, fast=fast)
-        return read.flatten(0, 1).index_select(0, self.slot)
+        slots = query
+        if self.slot is not None:
+            slots = query.new_zeros(len(self.image) * self.size, query.shape[1]).index_copy_(0, self.slot, query)
+        grouped = slots.unflatten(0, (self.image.shape[0], self.size))
+        read = attend(grouped, keys_values.index_select(0, self.image), heads, fast=fast).flatten(0, 1)
+        return read if self.slot is None else read.index_select(0, self.slot)
 
 
 class NodeUpdate(Switchable):
