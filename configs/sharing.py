@@ -18,20 +18,20 @@ _PUBLIC = re.compile(r"(?:hf[-_]hub:)?([\w.-]+(?:/[\w.-]+)?)(?:@[\w.-]+)?", re.A
 
 
 def shared_settings(
-    config: Config, exists: Callable[[str], bool] = lambda name: Path(name).exists()
+    config: Config, exists: Callable[[str], bool] = lambda name: Path(name).exists(), architecture: str = ""
 ) -> dict[str, dict]:
     """Section -> setting -> value: numbers, switches, words that a setting allows, and names of public encoders.
 
-    Paths, data sets' files, repositories, names of runs and every other text are left out: read back, they are defaults. Of an
-    encoder that came from a local folder the name is empty, so that none is claimed.
+    Paths, data sets' files, repositories, names of runs and every other text are left out: read back, they are defaults. Of a
+    text encoder that came from a local folder the name is empty, so that none is claimed; in the place of such an image
+    encoder's stands its `architecture`.
     """
     values = to_dict(config)
     words = {key: choices for key, choices in CHOICES.items() if key.split(".")[0] in SECTIONS}
     names = {key: values["model"][key.split(".")[1]] for key in ENCODERS}
     words |= {key: (name,) for key, name in names.items() if is_public_name(name, exists)}
     shared = {section: shareable_values(section, values[section], words) for section in SECTIONS}
-    for key in ENCODERS:
-        shared["model"].setdefault(key.split(".")[1], "")
+    shared["model"] = {"visual_backbone": architecture, "text_encoder": ""} | shared["model"]
     return shared
 
 

@@ -24,6 +24,7 @@ from data.mimic_cxr_dataset import VQADataset
 from data.summary import SYNTHETIC_NOTICE
 from data.visits import Selection
 from data.vocabulary import Vocabulary
+from models.hub_folder import beside
 from models.mimic_vqa_model import SSGVQA
 from models.question_only import QuestionOnly
 from training.audit import audit_index
@@ -346,7 +347,7 @@ def record_test(job: EvaluationJob, report: dict) -> None:
     Raises:
         CheckpointError: it cannot be written; then no result is shown either.
     """
-    path = (job.model_path or job.predictions).resolve().parent / LEDGER
+    path = beside(job.model_path or job.predictions) / LEDGER
     source = report["provenance"]
     keys = ("date", "dataset", "model_sha256", "index_fingerprint", "graph", "config_sha256", "seed", "questions")
     line = (
