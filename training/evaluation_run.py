@@ -42,7 +42,7 @@ from utils.allocator import keep_freed_memory
 from utils.errors import CheckpointError, DataError
 from utils.hardware_utils import detect
 from utils.privacy import lineage_notice, open_private, private_directory, warn_if_open
-from utils.utils import get_logger, write_atomic, write_json, writing_to
+from utils.utils import get_logger, sha256_of, write_atomic, write_json, writing_to
 from utils.version import commit
 
 LEDGER = "test_ledger.jsonl"
@@ -96,7 +96,7 @@ def load_model(job: EvaluationJob) -> LoadedModel:
                 "train both with one command"
             )
         question_only.to(device)
-    weights = _sha256(job.model_path / "model.safetensors")
+    weights = sha256_of(job.model_path / "model.safetensors")
     credentialed = model.credentialed or (question_only is not None and question_only.credentialed)
     return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights, trained.data, credentialed)
 
@@ -283,7 +283,7 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, ev
     return {
         "dataset": dataset_of(index),
         "model": str(job.predictions or job.model_path),
-        "model_sha256": _sha256(job.predictions) if job.predictions else model.sha256,
+        "model_sha256": sha256_of(job.predictions) if job.predictions else model.sha256,
         "index_fingerprint": index.fingerprint,
         "label_space": label_space.checksum(),
         "synthetic": index.is_synthetic,
@@ -375,8 +375,3 @@ def _dataset(line: str) -> str:
         return json.loads(line)["dataset"]
     except (ValueError, KeyError, TypeError):
         return ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
