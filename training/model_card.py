@@ -25,6 +25,7 @@ CREDENTIALED = (
     "**Of credentialed lineage: made from data under a data use agreement, or started from a model that was. Share it only "
     "as that agreement allows.**"
 )
+NOT_RECORDED = "Nothing is recorded of its training data: treat it as one of data of patients."
 PATIENTS = "Trained on data of patients: share it only as the licences of all its data allow."
 RELEASE_SPLITS = "The training and validation splits are the release's own, by patient."
 SPLITS = {
@@ -186,8 +187,8 @@ def _terms(kind: str, credentialed: bool) -> str:
 
 def _notices(kind: str, credentialed: bool) -> list[str]:
     is_synthetic = kind == LOOK_ALIKE
-    of_patients = not (credentialed or is_synthetic)
-    return [SYNTHETIC] * is_synthetic + [CREDENTIALED] * credentialed + [PATIENTS] * of_patients
+    notices = [SYNTHETIC] * is_synthetic + [CREDENTIALED] * credentialed
+    return notices or [NOT_RECORDED if kind == UNRECORDED else PATIENTS]
 
 
 def _scores(validation: dict | None, control: dict | None) -> str:

@@ -60,7 +60,9 @@ def offline() -> bool:
 def client() -> HfApi:
     """A client whose requests end when the server is silent: huggingface_hub's own wait without a limit."""
     from huggingface_hub import HfApi, set_client_factory
-    from huggingface_hub.utils import _http
+    from huggingface_hub.utils import _http, logging
+
+    logging.set_verbosity_error()  # its lines about each retry have addresses that are keys for a while
 
     def limited():
         made = _http.default_client_factory()  # no public name leads to it, and its HTTP library differs by release
@@ -98,4 +100,6 @@ def reason(error: BaseException) -> str:
         return "the Hub does not answer, or the connection broke: try again when the network is there"
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
+    if error.__cause__ is not None:  # uploads of large files wrap what went wrong
+        return reason(error.__cause__)
     return type(error).__name__
