@@ -58,8 +58,7 @@ class FakeHub:
         self.faults: dict[str, int | str] = {}
         self.seconds_a_request = 0.0
         self._over = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self
         self.address = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -76,6 +75,15 @@ class FakeHub:
         """Until then, or until the test is over."""
         self._over.wait(seconds)
 
+    def impatient(self, monkeypatch, seconds: float = 0.5) -> None:
+        """Requests of this process end after so many seconds of silence."""
+        from huggingface_hub.utils import _http
+
+        from utils import hub
+
+        monkeypatch.setattr(hub, "SECONDS", seconds)
+        _http.close_session()  # the next client has the new limit
+
     def environment(self, home: os.PathLike, token: str | None = TOKEN) -> dict[str, str]:
         """For a program that takes this for the Hub; its cache and its ~/.env are below `home`."""
         own = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
@@ -88,6 +96,10 @@ class FakeHub:
         sent = b"\n".join(self.received)
         encoded = re.findall(rb'"content": ?"([A-Za-z0-9+/=]+)"', sent)
         return b"\n".join([sent, *(base64.b64decode(part) for part in encoded)])
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads, request_queue_size = True, 128
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -162,7 +162,7 @@ def test_a_push_that_fails_is_one_line_and_changes_nothing(hub_here, public, mon
         hub_here.repositories[NAME] = Repository(private=True)
         hub_here.repositories[NAME].commit("main", {"README.md": b"earlier"}, "earlier")
     hub_here.faults[route] = fault
-    monkeypatch.setattr(names, "SECONDS", 0.5)
+    hub_here.impatient(monkeypatch)
     with pytest.raises(HubError, match=said) as raised:
         hub.push(public, NAME)
     text = str(raised.value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 from utils.privacy import without_ids
@@ -20,6 +21,7 @@ SECONDS = 60.0
 """Longest silence of the server within one request"""
 ONE_ANSWER = 10.0
 """Longest wait for a connection"""
+BROKEN = "the Hub does not answer, or the connection broke: try again when the network is there"
 _PART = r"(?!.*(?:--|\.\.))[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"({_PART})/({_PART})", re.ASCII)
 _OF_STATUS = {
@@ -59,18 +61,25 @@ def offline() -> bool:
 
 def client() -> HfApi:
     """A client whose requests end when the server is silent: huggingface_hub's own wait without a limit."""
-    from huggingface_hub import HfApi, set_client_factory
-    from huggingface_hub.utils import _http, logging
+    from huggingface_hub import HfApi
 
-    logging.set_verbosity_error()  # its lines about each retry have addresses that are keys for a while
+    _limit_waits()
+    return HfApi(token=token())
+
+
+@cache
+def _limit_waits() -> None:
+    """Once a process: it ends the connections that there are, which another thread may be using."""
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import _http, logging
 
     def limited():
         made = _http.default_client_factory()  # no public name leads to it, and its HTTP library differs by release
         made.timeout = type(made.timeout)(SECONDS, connect=ONE_ANSWER)
         return made
 
+    logging.set_verbosity_error()  # its lines about each retry have addresses that are keys for a while
     set_client_factory(limited)
-    return HfApi(token=token())
 
 
 def reason(error: BaseException) -> str:
@@ -97,9 +106,13 @@ def reason(error: BaseException) -> str:
             return f"the Hub has an error of its own ({status}): try again later"
         return _OF_STATUS.get(status, f"the Hub refused it ({status})")
     if kinds & {"TimeoutException", "TransportError", "ConnectionError", "TimeoutError"}:
-        return "the Hub does not answer, or the connection broke: try again when the network is there"
+        return BROKEN
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
+    if isinstance(error, RuntimeError) and "client has been closed" in str(
+        error
+    ):  # by another thread, whose connection broke
+        return BROKEN
     if error.__cause__ is not None:  # uploads of large files wrap what went wrong
         return reason(error.__cause__)
     return type(error).__name__
