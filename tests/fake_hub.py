@@ -22,6 +22,7 @@ import yaml
 
 TOKEN, READ_ONLY = "hf_canarytokencanarytokencanary", "hf_readonlyreadonlyreadonly"
 MAIN = "main"
+REAL = "https://huggingface.co"
 
 
 @dataclass
@@ -312,6 +313,8 @@ def hub_here(monkeypatch, tmp_path):
 
     with FakeHub() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(REAL, hub.address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf-cache"))
