@@ -25,7 +25,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--model_path",
         metavar="DIR",
-        help="model folder, such as checkpoints/best_model; with --predictions: of the text-only control, or left out",
+        help="model folder, such as checkpoints/best_model, or user/name[@revision] on the Hugging Face Hub; with "
+        "--predictions: of the text-only control, or left out",
     )
     parser.add_argument(
         "--split",
@@ -83,11 +84,12 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     with quick_imports():
         from configs.mimic_cxr_config import format_config
+        from models.hub_folder import model_directory
         from training.evaluation_settings import EvaluationJob, check_folders, load_settings
 
     paths = [Path(path) if path else None for path in (args.model_path, args.predictions, args.compare)]
     job = EvaluationJob(
-        model_path=paths[0],
+        model_path=model_directory(paths[0]) if paths[0] else None,
         split="test" if args.cross_dataset else args.split,
         graph=args.graph,
         controls=args.controls == "all",

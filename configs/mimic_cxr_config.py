@@ -155,6 +155,14 @@ class TrainingConfig:
     """Switches of `configs.fast_path.FastPath` that are off, to measure what they bring; results stay the same."""
     hub_model_id: str = ""
     """`user/name` on the Hugging Face Hub to push the best model to; empty: nothing leaves this machine."""
+    hub_private_repo: bool = True
+    """Only you, or your organisation, can open that repository. False is refused for a model of credentialed lineage."""
+    push_to_hub_strategy: str = "best"
+    """When to push: `best` (each time the best model is replaced, and at the end), `checkpoint` (that, and the model of each
+    checkpoint to the branch `checkpoints`) or `end`."""
+    hub_acknowledgement: str = ""
+    """For a model of credentialed lineage: in your own words, who can open the repository and under which agreement they may
+    have the model. It is recorded in the model folder, and not uploaded."""
     seed: int = 42
     logging_steps: int = 20
     eval_steps: int = 2500

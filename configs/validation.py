@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from configs.data_sets import named_sets
 from configs.fast_path import FAST_PATH
 from configs.loading import get
 from utils.errors import ConfigError
+from utils.hub import REPOSITORY_FORM, is_repository
 
 if TYPE_CHECKING:
     from configs.mimic_cxr_config import Config
@@ -26,6 +26,7 @@ CHOICES: dict[str, tuple] = {
     "training.precision": ("auto", "bf16", "fp16", "fp32"),
     "training.chexpert_uncertain": ("ignore", "zeros", "ones", "soft"),
     "training.chexpert_blank": ("ignore", "zeros"),
+    "training.push_to_hub_strategy": ("best", "checkpoint", "end"),
     "wandb.enabled": ("auto", "online", "offline", "true", "false"),
     "deepspeed.stage": (0, 1, 2, 3),
 }
@@ -119,8 +120,8 @@ def _single_values(config: Config) -> Iterator[tuple[str, str]]:
     if unknown := [name for name in config.training.fast_path_off if name not in FAST_PATH]:
         yield "training.fast_path_off", f"has no {', '.join(unknown)}; the names are {', '.join(FAST_PATH)}"
     hub = config.training.hub_model_id
-    if hub and not re.fullmatch(r"[\w.-]+/[\w.-]+", hub):
-        yield "training.hub_model_id", 'must have the form "user/name"'
+    if hub and not is_repository(hub):
+        yield "training.hub_model_id", f"must have the form {REPOSITORY_FORM}"
 
 
 def _combinations(config: Config) -> Iterator[tuple[str, str]]:

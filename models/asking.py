@@ -30,6 +30,7 @@ from data.vocabulary import RESERVED, Vocabulary
 from models.answers import Answer, Box, Look, QuestionOnlyAnswer, Region
 from models.devices import find_device
 from models.encoders import ImageFeatures
+from models.hub_folder import model_directory
 from models.mimic_vqa_model import SSGVQA
 from models.probabilities import decide, probabilities, read_temperatures, sureness, tempered, weights_sha256
 from models.question_only import QuestionOnly
@@ -107,7 +108,7 @@ class Asker:
             CheckpointError: missing, damaged, never trained, trained without images, or with a control of another tokenizer.
             ConfigError: there is no such device.
         """
-        folder, place = Path(folder), find_device(device)
+        folder, place = model_directory(folder), find_device(device)
         check_trained_record(folder)
         model, tokenizer, config, vocabulary = SSGVQA.from_pretrained(folder)
         check_trained_weights(model, folder)

@@ -30,6 +30,7 @@ from models.captures import AttentionCapture, SimAttention, StageCapture, stage_
 from models.devices import find_device
 from models.explanation_methods import METHODS, REGION_POINTER, SIM_REGIONS
 from models.film_maps import paint_regions, scaled, to_film
+from models.hub_folder import model_directory
 from models.mimic_vqa_model import SSGVQA
 from models.probabilities import weights_sha256
 from models.routing import Router
@@ -121,7 +122,7 @@ class Explainer:
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> Explainer:
         """Of a model folder; CheckpointError as `SSGVQA.from_pretrained`, and for one that no training wrote."""
-        folder = Path(folder)
+        folder = model_directory(folder)
         check_trained_record(folder)
         model, tokenizer, config, vocabulary = SSGVQA.from_pretrained(folder)
         check_trained_weights(model, folder)

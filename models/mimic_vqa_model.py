@@ -290,11 +290,20 @@ class SSGVQA(Switchable):
         )
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> tuple[SSGVQA, PreTrainedTokenizerBase, Config, Vocabulary]:
+    def from_pretrained(
+        cls, folder: str | Path, revision: str | None = None
+    ) -> tuple[SSGVQA, PreTrainedTokenizerBase, Config, Vocabulary]:
         """Load a model folder, on the CPU and in evaluation mode. Needs no network.
 
-        CheckpointError when a file is missing or damaged, or when weights or label space are not this model's.
+        Args:
+            folder: where no such folder is, also `user/name` or `user/name@revision` on the Hugging Face Hub, which is
+                downloaded to the cache first.
+            revision: branch, tag or commit of the repository.
+        Raises:
+            CheckpointError: a file is missing or damaged, weights or label space are not this model's, or the repository
+                cannot be had.
         """
+        folder = model_folder.model_directory(folder, revision)
         stored = model_folder.read(folder, ("vocabulary.json", "text_config.json", "visual_config.json"))
         config = stored.config
         with model_folder.explained(folder):

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from configs.mimic_cxr_config import Config, from_dict, to_yaml
 from data import label_space
 from data.vocabulary import Vocabulary
+from models.hub_folder import model_directory
 from utils.errors import CheckpointError, ConfigError
 from utils.privacy import is_credentialed
 from utils.utils import atomic_directory, write_atomic, write_json
@@ -111,8 +112,11 @@ def compare(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
 
 
 def read(folder: str | Path, json_files: tuple[str, ...]) -> Stored:
-    """Read and check everything but the weights; CheckpointError that says which file is wrong, and how."""
-    folder = Path(folder)
+    """Read and check everything but the weights; CheckpointError that says which file is wrong, and how.
+
+    `folder`: also `user/name` on the Hugging Face Hub, see `models.hub_folder`; likewise below.
+    """
+    folder = model_directory(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; give the folder of a trained model, for example best_model")
     needed = (WEIGHTS, CONFIG, LABELS, "tokenizer_config.json", *json_files)
@@ -134,7 +138,7 @@ def read(folder: str | Path, json_files: tuple[str, ...]) -> Stored:
 
 def read_lineage(folder: str | Path) -> bool:
     """Whether what is in a model folder counts as credentialed; CheckpointError where the weights cannot be read."""
-    path = Path(folder) / WEIGHTS
+    path = model_directory(folder) / WEIGHTS
     try:
         with safe_open(path, "pt") as weights:
             return is_credentialed((weights.metadata() or {}).get(LINEAGE))
@@ -144,7 +148,7 @@ def read_lineage(folder: str | Path) -> bool:
 
 def read_vocabulary(folder: str | Path) -> Vocabulary:
     """Names that the model of a folder knows; CheckpointError as `read`."""
-    return Vocabulary.from_json(_read_json(Path(folder) / "vocabulary.json"))
+    return Vocabulary.from_json(_read_json(model_directory(folder) / "vocabulary.json"))
 
 
 @contextmanager

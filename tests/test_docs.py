@@ -104,7 +104,7 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
-WITH_SUBCOMMANDS = ["scripts/benchmark.py", "scripts/track.py"]
+WITH_SUBCOMMANDS = ["scripts/benchmark.py", "scripts/hub.py", "scripts/track.py"]
 
 
 @cache

@@ -78,8 +78,8 @@ def test_print_config_needs_no_release(capsys):
     assert "num_epochs: 3" in printed and "# flag" in printed
 
 
-def test_uploading_is_refused_before_anything_is_trained(arguments, tmp_path):
-    with pytest.raises(ConfigError, match="hub_model_id"):
+def test_uploading_without_network_is_refused_before_anything_is_trained(arguments, tmp_path):
+    with pytest.raises(ConfigError, match="training.hub_model_id = someone/model: HF_HUB_OFFLINE is set"):
         train_mimic_cxr.main([*arguments, "--set", "training.hub_model_id=someone/model"])
     assert not (tmp_path / "run").exists()
 

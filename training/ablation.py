@@ -100,6 +100,7 @@ def plan_runs(
             folder = workdir / name / f"seed-{seed}"
             own = [f"training.seed={seed}", f"training.output_dir={folder / 'checkpoints'}"]
             config = load_config(base, [*sets, *deltas, *own]).config
+            config.training.hub_model_id = ""  # each run would replace what the one before has uploaded
             if setting := external_setting(config.data):
                 raise ConfigError(
                     f"data.{setting}: ablations are trained from nothing, on a release alone: leave it out"

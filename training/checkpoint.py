@@ -14,7 +14,6 @@ newest that verifies. Nothing is unpickled.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import re
 import shutil
@@ -29,7 +28,7 @@ from torch import Tensor
 from models.model_folder import WEIGHTS, compare
 from training.engine import EngineState
 from utils.errors import CheckpointError
-from utils.utils import atomic_directory, get_logger, write_json
+from utils.utils import atomic_directory, get_logger, sha256_of, write_json
 
 log = get_logger(__name__)
 
@@ -148,7 +147,7 @@ def _verify(folder: Path) -> None:
             raise CheckpointError(f"{folder}: {name} is missing")
         if path.stat().st_size != size:
             raise CheckpointError(f"{folder}: {name} has {path.stat().st_size} bytes instead of {size}")
-        if _sha256(path) != digest:
+        if sha256_of(path) != digest:
             raise CheckpointError(f"{folder}: {name} is damaged (its SHA-256 differs from {MANIFEST})")
     step = json.loads((folder / STATE).read_text(encoding="utf-8"))["step"]
     if _NAME.fullmatch(folder.name) and step != _step_of(folder):
@@ -214,9 +213,4 @@ def _step_of(folder: Path) -> int:
 
 def _manifest(folder: Path) -> dict[str, list]:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    return {p.relative_to(folder).as_posix(): [p.stat().st_size, _sha256(p)] for p in files}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {p.relative_to(folder).as_posix(): [p.stat().st_size, sha256_of(p)] for p in files}

@@ -25,6 +25,7 @@ from data.mimic_cxr_dataset import VQADataset
 from data.summary import SYNTHETIC_NOTICE
 from data.visits import Selection
 from data.vocabulary import Vocabulary
+from models.hub_folder import beside
 from models.mimic_vqa_model import SSGVQA
 from models.probabilities import TEMPERATURES, read_temperatures, weights_sha256
 from models.question_only import QuestionOnly
@@ -45,7 +46,7 @@ from utils.allocator import keep_freed_memory
 from utils.errors import CheckpointError, DataError
 from utils.hardware_utils import detect
 from utils.privacy import lineage_notice, open_private, private_directory, warn_if_open
-from utils.utils import get_logger, write_atomic, write_json, writing_to
+from utils.utils import get_logger, sha256_of, write_atomic, write_json, writing_to
 from utils.version import commit
 
 LEDGER = "test_ledger.jsonl"
@@ -288,7 +289,7 @@ def provenance(job: EvaluationJob, config: Config, model: LoadedModel | None, ev
     return {
         "dataset": dataset_of(index),
         "model": str(job.predictions or job.model_path),
-        "model_sha256": _sha256(job.predictions) if job.predictions else model.sha256,
+        "model_sha256": sha256_of(job.predictions) if job.predictions else model.sha256,
         "index_fingerprint": index.fingerprint,
         "label_space": label_space.checksum(),
         "synthetic": index.is_synthetic,
@@ -360,7 +361,7 @@ def record_test(job: EvaluationJob, report: dict) -> None:
 
 def append_to_ledger(model: Path, line: dict) -> None:
     """One line, with at least `dataset`, in the ledger beside a model folder or file of answers; errors as of `record_test`."""
-    path = model.resolve().parent / LEDGER
+    path = beside(model) / LEDGER
     try:
         with open_private(path, "a") as file:
             file.write(json.dumps({"model": model.name} | line) + "\n")
@@ -381,8 +382,3 @@ def _dataset(line: str) -> str:
         return json.loads(line)["dataset"]
     except (ValueError, KeyError, TypeError):
         return ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,6 +18,7 @@ FREE = {
     *PLACES,
     *("data.max_bad_fraction", "data.on_bad_sample", "training.output_dir", "training.init_from"),
     *("training.logging_steps", "training.save_steps", "training.save_total_limit", "training.hub_model_id"),
+    *("training.hub_private_repo", "training.push_to_hub_strategy", "training.hub_acknowledgement"),
     *("training.eval_steps", "training.eval_each_epoch", "training.max_eval_questions"),
     *("training.early_stopping_patience", "training.max_skipped_steps", "training.max_skipped_fraction"),
     *("training.hang_timeout", "training.batch_size_per_gpu", "training.gradient_accumulation_steps"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -29,6 +30,7 @@ from training.processes import Processes, single
 from training.question_only import score_question_only, train_question_only
 from training.tracking import METRICS, ConsoleSink, JsonlSink, Sinks
 from training.trainer import BEST, Trainer, count_parameters, count_steps
+from training.uploads import Uploads, check_uploads, uploads_of
 from training.wandb_sink import maybe_wandb
 from utils.errors import CheckpointError, ConfigError
 from utils.privacy import warn_if_open
@@ -38,6 +40,7 @@ from utils.utils import get_logger, seed_everything, setup_logging, write_atomic
 log = get_logger(__name__)
 
 CONTROL = "question_only"
+T = TypeVar("T")
 
 
 @dataclass
@@ -52,6 +55,8 @@ class Run:
     train_data: VQADataset
     val_data: VQADataset
     total_steps: int
+    uploads: Uploads | None = None
+    """in the main process, where they are asked for"""
 
 
 def check_output(output_dir: str | Path, resume: str) -> None:
@@ -88,11 +93,7 @@ def prepare(config: Config, processes: Processes | None = None, index: Index | N
     `index`: one that is open already, whatever release the configuration names.
     """
     processes = processes or single()
-    if config.training.hub_model_id:
-        raise ConfigError(
-            "training.hub_model_id: this version does not upload; leave it empty and upload the finished best_model/ "
-            "with `hf upload --private`, if the data's licence allows it"
-        )
+    _by_main(processes, lambda: check_uploads(config))
     training = config.training
     seed_everything(training.seed)
     index = index or processes.main_first("the index", lambda: _index(config))
@@ -117,7 +118,23 @@ def prepare(config: Config, processes: Processes | None = None, index: Index | N
     read_kept_features(config, model, (train_data, val_data), processes)
     total_steps = count_steps(config, train_data, processes.world_size)
     engine = build_engine(config, model, total_steps, processes)
-    return Run(config, index, tokenizer, model, engine, train_data, val_data, total_steps)
+    credentialed = bool(index.is_credentialed or model.credentialed)
+    uploads = _by_main(processes, lambda: uploads_of(config, index.vocabulary, credentialed))
+    return Run(config, index, tokenizer, model, engine, train_data, val_data, total_steps, uploads)
+
+
+def _by_main(processes: Processes, do: Callable[[], T]) -> T | None:
+    """What the main process makes, None in the others; its ConfigError in all: only there a token for uploads has to be."""
+    made = refused = None
+    if processes.is_main:
+        try:
+            made = do()
+        except ConfigError as error:
+            refused = str(error)
+    refused = processes.from_main(refused)
+    if refused:
+        raise ConfigError(refused)
+    return made
 
 
 def _index(config: Config) -> Index:
@@ -194,6 +211,8 @@ def plan(run: Run) -> list[str]:
         "engine": engine.kind,
         "output": training.output_dir,
     }
+    if run.uploads:
+        facts["uploads"] = run.uploads.plan()
     frozen = {"image encoder": run.train_data.image_features, "text encoder": run.train_data.text_states}
     frozen = [
         f"{name}, {'computed each time' if kept is None else f'{kept.nbytes / 1e9:.1f} GB stored'}"
@@ -245,21 +264,32 @@ def train(run: Run, resume: str) -> Path | None:
         warn_if_open(output)
     with run_lock(output):
         setup_logging(output / "train.log")
+        if run.uploads:
+            run.uploads.start()
         sinks = Sinks([JsonlSink(output / METRICS), ConsoleSink(run.total_steps), *maybe_wandb(run.config)])
         try:
             best = _fit(run, resume, sinks)
+        except BaseException:
+            if run.uploads:
+                run.uploads.close()
+            raise
         finally:
             sinks.close()
         processes.close()  # the rest needs one process
         if "question_only" not in json.loads((best / "metrics.json").read_text(encoding="utf-8")):
             add_control(run, best)
+        if run.uploads:
+            run.uploads.finish(best)
     return best
 
 
 def _fit(run: Run, resume: str, sinks: Sinks) -> Path:
     loss = MultiTaskLoss(run.config.training)
     data = run.train_data, run.val_data
-    return Trainer(run.config, run.model, run.tokenizer, run.engine, *data, loss, sinks, run.total_steps, resume).fit()
+    trainer = Trainer(
+        run.config, run.model, run.tokenizer, run.engine, *data, loss, sinks, run.total_steps, resume, run.uploads
+    )
+    return trainer.fit()
 
 
 def add_control(run: Run, best: Path) -> None:
@@ -274,6 +304,4 @@ def add_control(run: Run, best: Path) -> None:
     QuestionOnly.save_pretrained(control, best / CONTROL, run.tokenizer, config, {"metrics.json": stored})
     metrics = json.loads((best / "metrics.json").read_text(encoding="utf-8")) | {"question_only": scores}
     write_json(best / "metrics.json", metrics)
-    parameters = count_parameters(run.model)
-    card = model_card(config, run.index, metrics, parameters, run.model.credentialed)
-    write_atomic(best / "README.md", card)
+    write_atomic(best / "README.md", model_card(config, metrics, run.model.credentialed))

@@ -21,8 +21,15 @@ MARGIN = 1.1
 class Saver:
     """One checkpoint at a time. The main process writes; all processes learn whether it could."""
 
-    def __init__(self, output_dir: Path, limit: int, processes: Processes):
-        self.output_dir, self.limit, self.processes = output_dir, limit, processes
+    def __init__(
+        self,
+        output_dir: Path,
+        limit: int,
+        processes: Processes,
+        is_saved: Callable[[Path, TrainingState], None] = lambda folder, state: None,
+    ):
+        """`is_saved` is called in the main process, beside the training, when a checkpoint is complete."""
+        self.output_dir, self.limit, self.processes, self._is_saved = output_dir, limit, processes, is_saved
         self.step = -1
         """of the last checkpoint that was begun or loaded"""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -45,6 +52,7 @@ class Saver:
     def _write(self, state: TrainingState, save_model: Callable[[Path], None]) -> None:
         folder = save_checkpoint(self.output_dir, state, self.limit, save_model)
         log.info("saved %s", folder)
+        self._is_saved(folder, state)
 
     def settle(self) -> None:
         """Wait until everything that was begun is on the disk. CheckpointError in all processes when it could not be."""

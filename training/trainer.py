@@ -15,16 +15,17 @@ from configs.mimic_cxr_config import Config, to_yaml
 from data.loader import Layout, Window, dead_loader_explained, end_loader_processes, windows
 from data.mimic_cxr_dataset import VQADataset
 from models.model_folder import copy_weights, read_lineage
-from training.checkpoint import STATE, find_checkpoint, load_checkpoint, step_directory
+from training.checkpoint import STATE, TrainingState, find_checkpoint, load_checkpoint, step_directory
 from training.engine import Engine, global_batch
 from training.loss import MultiTaskLoss
 from training.meter import StepReport
-from training.model_card import model_card
+from training.model_card import data_facts, model_card
 from training.progress import Accounts, TakenStep, TrainerState, due
 from training.resume import check_same_run, describe_run
 from training.saver import Saver
 from training.step import OptimizerStep, WindowDoesNotFit, raise_together
 from training.tracking import WRITE_ADVICE, Sinks
+from training.uploads import Uploads
 from training.validation import Validation, validate
 from utils.errors import CheckpointError, OutOfMemoryError
 from utils.interruption import Interrupted, interruption
@@ -58,13 +59,14 @@ class Trainer:
         sinks: Sinks,
         total_steps: int,
         resume: str = "never",
+        uploads: Uploads | None = None,
     ):
         self.config, self.settings = config, config.training
         self.model, self.tokenizer, self.engine, self.sinks = model, tokenizer, engine, sinks
         self.processes = engine.processes
         self.train_data, self.val_data = train_data, val_data
         model.credentialed = bool(model.credentialed) or train_data.index.is_credentialed
-        self.total_steps, self.resume = total_steps, resume
+        self.total_steps, self.resume, self.uploads = total_steps, resume, uploads
         self.num_visits = train_data.num_visits()
         self.output_dir = Path(self.settings.output_dir)
         self.state = TrainerState(micro_batch=self.settings.batch_size_per_gpu)
@@ -72,7 +74,7 @@ class Trainer:
         name = f"process {self.processes.rank}"
         self.watchdog = Watchdog(self.output_dir / EVENTS, self.settings.hang_timeout, name)
         self.take_step = OptimizerStep(engine, loss, self.settings, self.watchdog)
-        self.saver = Saver(self.output_dir, self.settings.save_total_limit, self.processes)
+        self.saver = Saver(self.output_dir, self.settings.save_total_limit, self.processes, self.upload_checkpoint)
         self._windows: Iterator[Window] | None = None
 
     def fit(self) -> Path:
@@ -270,18 +272,25 @@ class Trainer:
             if self.processes.is_main:
                 if not self.output_dir.is_dir():
                     raise CheckpointError(f"{self.output_dir} is gone: nothing more can be saved there")
-                numbers = {"step": self.state.step, "questions_trained": self.state.questions}
-                metrics = numbers | {"validation": scores.as_json()}
-                card = model_card(
-                    self.config,
-                    self.train_data.index,
-                    metrics,
-                    count_parameters(self.model),
-                    self.model.credentialed,
-                )
+                metrics = self.facts(self.state.step, self.state.questions) | {"validation": scores.as_json()}
+                card = model_card(self.config, metrics, self.model.credentialed)
                 files = {"metrics.json": metrics, "README.md": card}
+                if self.uploads:
+                    files |= self.uploads.records()
                 self.model.save_pretrained(self.output_dir / BEST, self.tokenizer, self.config, files)
+                if self.uploads:
+                    self.uploads.best(self.output_dir / BEST, self.state.step)
             self.processes.barrier()
+
+    def facts(self, step: int, questions: int) -> dict:
+        """What is known of the weights without a look at them."""
+        numbers = {"step": step, "questions_trained": questions, "parameters": count_parameters(self.model)}
+        return numbers | {"data": data_facts(self.config, self.train_data.index)}
+
+    def upload_checkpoint(self, folder: Path, state: TrainingState) -> None:
+        """Called by the thread that wrote it."""
+        if self.uploads:
+            self.uploads.checkpoint(folder, state.step, self.facts(state.step, state.trainer["questions"]))
 
     def save(self) -> None:
         """Start writing a checkpoint to continue from; training goes on meanwhile."""

@@ -38,6 +38,12 @@ class OutOfMemoryError(UserError):
     exit_code = 7
 
 
+class HubError(UserError):
+    """The Hugging Face Hub did not take or give something, or must not get it."""
+
+    exit_code = 8
+
+
 class PeerError(UserError):
     """Another process of this run failed, and its own message says why."""
 

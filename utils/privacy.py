@@ -15,7 +15,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -50,6 +50,36 @@ def remote_config(config: object) -> dict[str, float]:
         for name, value in vars(getattr(config, section)).items()
         if isinstance(value, (int, float))
     }
+
+
+# Uploads
+
+_WORD = re.compile(r"[A-Za-z_][\w.]{0,39}", re.ASCII)
+"""A text inside a list or mapping of settings, such as a layer's name."""
+
+
+def shareable_values(section: str, values: Mapping[str, object], words: Mapping[str, Collection[object]]) -> dict:
+    """What of a section of settings may be uploaded: numbers, switches, listed words, and lists and mappings of these.
+
+    Args:
+        words: `section.name` -> the texts that this setting may have; every other text stays here.
+    """
+    kept = {}
+    for name, value in values.items():
+        listed = value in words.get(f"{section}.{name}", ()) if isinstance(value, str) else _is_plain(value)
+        if listed:
+            kept[name] = value
+    return kept
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(key) and _is_plain(inner) for key, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, str):
+        return _WORD.fullmatch(value) is not None and without_ids(value) == value
+    return value is None or isinstance(value, (bool, int, float))
 
 
 # Ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import math
@@ -111,6 +112,12 @@ def writing_to(place: str | Path, advice: str, kind: type[UserError] = DataError
         if error.errno not in WRITE_REFUSALS:
             raise
         raise kind(f"cannot write to {place} ({os.strerror(error.errno)}); {advice}") from error
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
