@@ -30,7 +30,7 @@ from data.vocabulary import RESERVED, Vocabulary
 from models.answers import Answer, Box, Look, QuestionOnlyAnswer, Region
 from models.devices import find_device
 from models.encoders import ImageFeatures
-from models.hub_folder import model_directory
+from models.hub_folder import CONTROL, model_directory
 from models.mimic_vqa_model import SSGVQA
 from models.probabilities import decide, probabilities, read_temperatures, sureness, tempered, weights_sha256
 from models.question_only import QuestionOnly
@@ -40,8 +40,6 @@ from utils.errors import CheckpointError, DataError
 
 __all__ = ["Answer", "Asker", "Box", "Film", "Look", "QuestionOnlyAnswer", "Region"]
 
-CONTROL = "question_only"
-"""Folder of the text-only control in a model folder"""
 TEXTS_AT_ONCE = 256
 
 

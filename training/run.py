@@ -18,6 +18,7 @@ from data.loader import make_loader
 from data.mimic_cxr_dataset import GraphWeights, VQADataset
 from data.visits import Selection, text_codes
 from models.encoders import build_tokenizer
+from models.hub_folder import CONTROL
 from models.mimic_vqa_model import SSGVQA
 from models.question_only import QuestionOnly
 from training.checkpoint import list_checkpoints
@@ -39,7 +40,6 @@ from utils.utils import get_logger, seed_everything, setup_logging, write_atomic
 
 log = get_logger(__name__)
 
-CONTROL = "question_only"
 T = TypeVar("T")
 
 
