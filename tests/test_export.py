@@ -433,7 +433,8 @@ def test_scores_on_an_index(tmp_path, monkeypatch):
     job = ExportJob(tmp_path / "model", tmp_path / "out", int8=True, index=index.path, threads=1)
     report = run_export(job)
     assert report["samples"]["from"] == "validation split"
-    evaluation = evaluate(trainer.model, None, trainer.validate, None)
+    trainer.model.eval()
+    evaluation = evaluate(trainer.model, None, trainer.val_data, None)
     for head in HEADS:
         given = evaluation.answers["model"][head]
         truth = evaluation.questions.targets(head)
@@ -444,5 +445,5 @@ def test_scores_on_an_index(tmp_path, monkeypatch):
         assert 0 <= one["agreement"] <= 1
     assert "validation" in "\n".join(lines(report))
     fp32 = OnnxModel.from_pretrained(tmp_path / "out", threads=1)
-    fewer = export_checks.accuracy({"fp32": fp32}, trainer.validate, 10)
+    fewer = export_checks.accuracy({"fp32": fp32}, trainer.val_data, 10)
     assert 0 < sum(one["n"] for one in fewer.values()) <= 15
