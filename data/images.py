@@ -75,6 +75,24 @@ def decode(path: Path, shorter_side: int = 0) -> tuple[np.ndarray, int, int]:
         raise DataError(f"image {path}: {reason}") from error
 
 
+def from_array(pixels: np.ndarray, shorter_side: int = 0) -> tuple[np.ndarray, int, int]:
+    """As `decode`, of an image that is in memory: (h, w) uint8 grey levels, or (h, w, 3) uint8 colours.
+
+    DataError: another shape or type, too large or too small.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+        raise DataError(
+            f"image array of shape {pixels.shape} and type {pixels.dtype}: must be (h, w) or (h, w, 3) uint8; bring other "
+            "ranges to 0..255 with an explicit window first"
+        )
+    if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
+        raise DataError(f"image array: more than {MAX_PIXELS:,} pixels")
+    try:
+        return _resized(np.asarray(Image.fromarray(pixels).convert("L")), shorter_side)
+    except ValueError as error:
+        raise DataError(f"image array: {error}") from error
+
+
 def _resized(pixels: np.ndarray, shorter_side: int) -> tuple[np.ndarray, int, int]:
     height, width = pixels.shape
     if min(width, height) < MIN_SIDE:
@@ -205,3 +223,8 @@ def encode(pixels: np.ndarray, kind: str) -> bytes:
     if kind == "raw":
         return pixels.tobytes()
     return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels)[..., None], STORE_QUALITY, "GRAY")
+
+
+def decode_stored(data: bytes) -> np.ndarray:
+    """Pixels (h, w) uint8 of what `encode` made of them for a store of JPEGs."""
+    return simplejpeg.decode_jpeg(data, "GRAY")[..., 0]

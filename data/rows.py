@@ -66,9 +66,9 @@ def read_table(path: Path, needed: Iterable[str], optional: Iterable[str]) -> Ta
     return Table(filled, frozenset(columns), warnings)
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that was most likely meant."""
-    return next(iter(difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)), None)
+def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The known word that was most likely meant; `likeness` in [0, 1] is the least that counts."""
+    return next(iter(difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=likeness)), None)
 
 
 def _text(path: Path) -> str:

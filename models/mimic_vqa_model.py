@@ -147,6 +147,10 @@ class SSGVQA(Switchable):
         """The scene graph of each image, from its pixels."""
         return self.region_predictor(features)
 
+    def question_types(self, questions: TokenBatch) -> Tensor:
+        """(U, 28) logits of the types of U texts, which no image is needed for: 27 types, then "unsupported"."""
+        return self.question_type(self.question_encoder.encode(questions).first())
+
     def answer(
         self, features: ImageFeatures, graph: SceneGraph, questions: TokenBatch, question_of: Tensor, image_of: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:

@@ -20,6 +20,7 @@ from data.mimic_cxr_dataset import VQADataset
 from data.token_table import TokenTable
 from models.encoders import ImageFeatures
 from models.mimic_vqa_model import SSGVQA
+from models.probabilities import probabilities
 from models.question_only import QuestionOnly
 from models.scene_graph import no_graph, oracle_graph
 from training.controls import majority, swap_between_patients
@@ -237,7 +238,7 @@ def _answer_texts(
     for start in range(0, len(codes), TEXTS_PER_BATCH):
         tokens, place = dataset.token_table.encode(codes[start : start + TEXTS_PER_BATCH])
         logits = answer(tokens.to(device), torch.from_numpy(place).to(device))
-        for head, values in _probabilities(logits).items():
+        for head, values in probabilities(logits).items():
             parts[head].append(values)
     table = AnswerTable(questions)
     table.add(np.arange(len(questions)), {head: np.concatenate(values)[text_of] for head, values in parts.items()})
@@ -302,7 +303,7 @@ def _batches(dataset: VQADataset, batch_size: int) -> Iterator[Batch]:
 
 def _answer(model: SSGVQA, features: ImageFeatures, graph: SceneGraph, batch: Batch) -> dict[Head, np.ndarray]:
     logits, _ = model.answer(features, graph, batch.questions, batch.question_of, batch.image_of)
-    return _probabilities(logits)
+    return probabilities(logits)
 
 
 class _Extras:
@@ -325,13 +326,13 @@ class _Extras:
             tokens, place = table.encode(self._text[positions])
             tokens, place = tokens.to(batch.head.device), torch.from_numpy(place).to(batch.head.device)
             logits, _ = model.answer(features, graph, tokens, place, batch.image_of)
-            self.answers[name].add(positions, _probabilities(logits))
+            self.answers[name].add(positions, probabilities(logits))
         if self._looks is None:
             return _answer(model, features, graph, batch)
         asked = features, graph, batch.questions, batch.question_of, batch.image_of
         logits, _, attention = model.answer_and_point(*asked)
         self._looks.add(batch, positions, attention, graph)
-        return _probabilities(logits)
+        return probabilities(logits)
 
 
 class _LookTable:
@@ -358,15 +359,6 @@ class _LookTable:
         if np.isnan(self._attention).any() or np.isnan(self._boxes).any():
             return None
         return Looks(self._attention, self._images, self._boxes)
-
-
-def _probabilities(logits: dict[str, Tensor]) -> dict[Head, np.ndarray]:
-    """Softmax over the classes of a head, or a sigmoid for each class of a multi-label head; (q, classes) float32."""
-    return {
-        head: (values.float().sigmoid() if spec.multi_label else values.float().softmax(-1)).cpu().numpy()
-        for head, spec in HEADS.items()
-        for values in [logits[head.value]]
-    }
 
 
 def _device(model: torch.nn.Module) -> torch.device:

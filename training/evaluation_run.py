@@ -25,7 +25,9 @@ from data.summary import SYNTHETIC_NOTICE
 from data.visits import Selection
 from data.vocabulary import Vocabulary
 from models.mimic_vqa_model import SSGVQA
+from models.probabilities import TEMPERATURES, read_temperatures, weights_sha256
 from models.question_only import QuestionOnly
+from models.routing import ROUTING
 from training.audit import audit_index
 from training.cohort import patient_strata, radiologist_labels
 from training.evaluation import Evaluation, evaluate, evaluate_given
@@ -36,6 +38,7 @@ from training.predictions import QuestionSet, question_fates, read_lineage, read
 from training.report import Extras, answers_of_rows, build_report
 from training.report.html import render_html
 from training.report.pictures import pictures
+from training.routing import measure_routing
 from training.scoring.confidence import fit_temperature
 from utils.allocator import keep_freed_memory
 from utils.errors import CheckpointError, DataError
@@ -45,8 +48,6 @@ from utils.utils import get_logger, write_atomic, write_json, writing_to
 from utils.version import commit
 
 LEDGER = "test_ledger.jsonl"
-TEMPERATURES = "temperature.json"
-"""In a model folder: by head, fitted on the validation split"""
 CONTROLS = "controls"
 """Folder of the other rows' predictions"""
 PLACES = (
@@ -95,7 +96,7 @@ def load_model(job: EvaluationJob) -> LoadedModel:
                 "train both with one command"
             )
         question_only.to(device)
-    weights = _sha256(job.model_path / "model.safetensors")
+    weights = weights_sha256(job.model_path)
     credentialed = model.credentialed or (question_only is not None and question_only.credentialed)
     return LoadedModel(model.to(device), tokenizer, vocabulary, question_only, weights, trained.data, credentialed)
 
@@ -144,6 +145,8 @@ def run_evaluation(job: EvaluationJob, config: Config) -> tuple[dict, Path]:
     evaluation = _from_file(job, config, index, model) if job.predictions else _from_model(job, config, index, model)
     other = read_predictions(job.compare, evaluation.questions)[0] if job.compare else None
     is_own = model is not None and same_set(model.data, config.data)
+    if model and is_own and job.split == "validate" and not job.predictions:
+        _keep_routing(job, config, evaluation, model)
     temperatures = _temperatures(job, evaluation, is_own, model.sha256 if model else "")
     report = build_report(
         evaluation,
@@ -220,19 +223,24 @@ def _temperatures(job: EvaluationJob, evaluation: Evaluation, is_own: bool, sha2
         except OSError as error:
             log.warning("temperatures are not kept for the test split: %s cannot be written (%s)", path, error)
         return {}
+    stored = read_temperatures(job.model_path, sha256)
+    if not stored:
+        why = "was fitted for other weights and is not used" if path.exists() else "is not there"
+        log.warning(
+            "%s %s: evaluate the validation split first to have calibrated confidence on the test split", path, why
+        )
+    return stored
+
+
+def _keep_routing(job: EvaluationJob, config: Config, evaluation: Evaluation, model: LoadedModel) -> None:
+    """Measure how the model routes questions without a type, and keep it beside the model for whoever asks it."""
+    path, questions = job.model_path / ROUTING, evaluation.questions
+    dataset = questions_of_split(questions.index, job.split, config, model.tokenizer)
+    measured = measure_routing(model.model, dataset, questions)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["model_sha256"] != sha256:
-            log.warning("%s was fitted for other weights and is not used: evaluate the validation split first", path)
-            return {}
-        return {head: float(stored[head.value]) for head in HEADS if stored.get(head.value)}
-    except FileNotFoundError:
-        log.warning("no %s: evaluate the validation split first to have calibrated confidence on the test split", path)
-        return {}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}): delete it and evaluate the validation split"
-        ) from error
+        write_json(path, measured | {"model_sha256": model.sha256})
+    except OSError as error:
+        log.warning("routing of free-text questions is not kept: %s cannot be written (%s)", path, error)
 
 
 def question_set(index: Index, split: str, data: DataConfig) -> QuestionSet:

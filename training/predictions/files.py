@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.label_space import HEAD_INDEX, HEADS, QUESTION_TYPES, TYPE_INDEX, Head
-from training.predictions.questions import THRESHOLD, Answers, QuestionSet, decide
+from models.probabilities import THRESHOLD, decide
+from training.predictions.questions import Answers, QuestionSet
 from utils.errors import DataError
 from utils.privacy import is_credentialed
 from utils.utils import get_logger, write_atomic

@@ -19,9 +19,6 @@ from utils.errors import DataError, NonFiniteError
 Answers = Mapping[Head, np.ndarray | None]
 """Head -> probabilities (n of the head, classes) float32, in the order of the question set; None: not known."""
 
-THRESHOLD = 0.5
-"""Probability from which a class of a multi-label head is predicted."""
-
 
 @dataclass(frozen=True)
 class QuestionSet:
@@ -132,13 +129,6 @@ def expand_targets(head: Head, target: np.ndarray) -> np.ndarray:
         return target.astype(np.int64)
     classes = np.arange(len(HEADS[head].classes))
     return (target.astype(np.int64)[:, None] >> classes & 1).astype(np.int8)
-
-
-def decide(head: Head, probabilities: np.ndarray) -> np.ndarray:
-    """(n, classes) probabilities -> (n,) int64 most probable class; multi-label head: (n, classes) int8 multi-hot."""
-    if HEADS[head].multi_label:
-        return (probabilities >= THRESHOLD).astype(np.int8)
-    return probabilities.argmax(1)
 
 
 def question_fates(index: Index, split: str, data: DataConfig) -> dict[str, dict[str, int]]:

@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from data.label_space import HEADS, Head
+from models.probabilities import LEAST, tempered
 
-LEAST = 1e-7
-"""Probabilities are kept so far from 0 and 1 in logarithms: float32 answers reach both."""
 BINS = 15
 COVERAGES = np.linspace(0.05, 1, 20)
 
@@ -85,16 +84,6 @@ def _proper_scores(head: Head, probabilities: np.ndarray, targets: np.ndarray) -
     truth = np.eye(values.shape[1])[targets]
     nll = -np.log(values[np.arange(len(targets)), targets].clip(LEAST))
     return {"brier": float(((values - truth) ** 2).sum(1).mean()), "nll": float(nll.mean())}
-
-
-def tempered(head: Head, probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities as if their logits had been divided by `temperature`."""
-    values = probabilities.astype(np.float64).clip(LEAST, 1 - LEAST)
-    if HEADS[head].multi_label:
-        return 1 / (1 + np.exp(-(np.log(values) - np.log1p(-values)) / temperature))
-    logits = np.log(values) / temperature
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
 
 
 def fit_temperature(head: Head, probabilities: np.ndarray, targets: np.ndarray) -> float | None:
