@@ -76,7 +76,7 @@ show(html_table(header, rows, text=set(range(len(header)))))
 # %% [markdown]
 # ## What the data set says
 #
-# Questions that the data set itself asks about this film, and their targets. `right` is a class in common for heads with several.
+# Questions that the data set itself asks about this film, and their targets. Answers of several classes may be right in part.
 
 # %%
 from data.analysis.questions import target_words
@@ -89,8 +89,8 @@ for n in range(first, first + min(12, int(index.studies["question_count"][study]
     text, target = index.text(index.questions["text"][n]), int(index.questions["target"][n])
     (answer,) = asker.ask(film, [text], head=head)
     truth = target_words(head, target)
-    right = bool(set(answer.texts) & set(truth.split(", ")))
-    rows.append([text, answer.text, truth, "right" if right else ""])
+    said, wanted = set(answer.texts), set(truth.split(", "))
+    rows.append([text, answer.text, truth, "right" if said == wanted else "in part" if said & wanted else "wrong"])
 show(html_table(["question", "answer", "target", ""], rows, text={0, 1, 2, 3}))
 
 # %% [markdown]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 os.chdir(ROOT)
 sys.path.insert(0, str(ROOT))  # a notebook is started in its own folder
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the models of these notebooks start from scratch
+warnings.filterwarnings("ignore", message="IProgress not found")  # bars are shown as text without ipywidgets
 
 from IPython.display import HTML, display
 

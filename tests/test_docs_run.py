@@ -20,6 +20,7 @@ NOT_RUN = {
     ("docs/RELIABILITY.md", "python -m tests.fault.engine_figures"): MEASURED + "tests/fault/test_engines.py",
     ("docs/RELIABILITY.md", "./scripts/test.sh tests/test_gpu.py"): "needs a GPU",
     ("docs/RELIABILITY.md", "python -m tests.fault.figures"): MEASURED + "tests/fault",
+    ("examples/README.md", "pip install"): "installs Jupyter and opens a browser",
 }
 """Document and how the block begins: why it is not run"""
 

@@ -2,9 +2,9 @@
 
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAIN = ["setup_data.py", "analyze_data.py", "train_mimic_cxr.py", "evaluate.py"]
 HEAVY = {"torch", "timm", "transformers", "pandas", "pyarrow", "sklearn", "wandb", "gradio", "deepspeed", "jupytext"}
 SECONDS = 1.0
+"""Most that a --help may take of a CPU"""
 
 
 def programs() -> list[str]:
@@ -32,19 +33,17 @@ def words(program: str) -> list[str]:
 
 @cache
 def help_of(program: str, *subcommand: str) -> tuple[str, set[str], float]:
-    """The text, the top-level modules that were imported for it, and the seconds of the quickest of at most five calls."""
+    """The text, the top-level modules that were imported for it, and the seconds of a CPU that it took."""
     command = [sys.executable, "-X", "importtime", *words(program), *subcommand, "--help"]
     environment = {**os.environ, "COLUMNS": "1000"}  # no line is broken
-    fastest = float("inf")
-    for _ in range(5):  # another program may have the core at the moment
-        start = time.perf_counter()
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-        fastest = min(fastest, time.perf_counter() - start)
-        if fastest < SECONDS:
-            break
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr[-2000:]
     imported = re.findall(r"^import time:.*\| +([\w.]+)$", done.stderr, re.MULTILINE)
-    return done.stdout, {name.partition(".")[0] for name in imported}, fastest
+    # not those of the clock: another program may have the core at the moment, and --help waits for nothing
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return done.stdout, {name.partition(".")[0] for name in imported}, seconds
 
 
 def subcommands(text: str) -> list[str]:
