@@ -1,8 +1,8 @@
 """Is an image plainly no frontal chest film? Some measures of its grey levels, weighed by a fitted logistic model.
 
 A model answers whatever it is shown, so that a photograph, a page or a slice of a CT would get an answer too. The measures can be
-read one by one; their weights, and the mean film they are compared with, are fitted by `scripts/fit_frontal_check.py` and lie in
-`configs/frontal_check.json`. What the check misses and what it refuses wrongly: docs/ASKING.md.
+read one by one; their weights, and the template that a film is compared with, are fitted by `scripts/fit_frontal_check.py` and
+lie in `configs/frontal_check.json`. What the check misses and what it refuses wrongly: docs/ASKING.md.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ COARSE, FINE = 16, 128
 """Sides of the squares that shape and texture are measured in"""
 DARK, LIGHT = 12, 243
 """Grey levels below and above which a pixel counts as black or white"""
+LIKE_ENOUGH = 5.0
+"""Score of the template (log odds) beyond which more likeness says nothing more"""
 LEAST_SPREAD = 4.0
 """Grey levels (standard deviation) below which an image shows nothing"""
 
@@ -58,7 +60,8 @@ class Constants:
     """The fitted model."""
 
     template: np.ndarray
-    """(16, 16) mean standardised film"""
+    """(16, 16) weight of each place of a coarse film: positive where frontal films are bright as nothing else is"""
+    template_bias: float
     centre: np.ndarray
     """(measures,) where each measure is for films, and"""
     scale: np.ndarray
@@ -72,7 +75,7 @@ class Constants:
 def check_frontal(pixels: np.ndarray, colour: float = 0.0) -> FrontalCheck:
     """Look at (h, w) uint8 grey levels, of any size; `colour` is the original's `colourfulness`."""
     fitted = constants()
-    found = measure(pixels, colour, fitted.template)
+    found = measure(pixels, colour, fitted.template, fitted.template_bias)
     if found is None:
         return FrontalCheck(False, 0.0, "nothing is to be seen in it", {})
     lost = fitted.weights * against(np.array([list(found.values())]), fitted.centre, fitted.scale)[0]
@@ -109,13 +112,12 @@ def _colour(pixels: np.ndarray) -> float:
     return float(np.abs(values - values.mean(2, keepdims=True)).mean())
 
 
-def measure(pixels: np.ndarray, colour: float, template: np.ndarray) -> dict[str, float] | None:
+def measure(pixels: np.ndarray, colour: float, template: np.ndarray, template_bias: float) -> dict[str, float] | None:
     """The `MEASURES` of (h, w) uint8 grey levels without their plain border; None where nothing is to be seen."""
     inner = without_border(pixels)
-    coarse = _standardised(_reduced(inner, COARSE))
+    coarse, fine = _coarse(inner), _reduced(inner, FINE)
     if coarse is None:
         return None
-    fine = _reduced(inner, FINE)
     height, width = inner.shape
     lungs = coarse[4:10, 2:6], coarse[4:10, 10:14]
     both = (lungs[0].mean() + lungs[1].mean()) / 2
@@ -123,7 +125,7 @@ def measure(pixels: np.ndarray, colour: float, template: np.ndarray) -> dict[str
     histogram = np.bincount(inner.ravel(), minlength=256) / inner.size
     filled = histogram[histogram > 0]
     values = {
-        "template": float((coarse * template).mean()),
+        "template": template_score(coarse, template, template_bias),
         "symmetry": float((coarse * coarse[:, ::-1]).mean()),
         "centre": float(coarse[3:11, 7:9].mean() - both),
         "below": float(coarse[13:, 3:13].mean() - both),
@@ -140,8 +142,16 @@ def measure(pixels: np.ndarray, colour: float, template: np.ndarray) -> dict[str
 
 
 def coarse_film(pixels: np.ndarray) -> np.ndarray | None:
-    """(16, 16) standardised grey levels of an image without its border, as templates are made of; None: nothing to be seen."""
-    return _standardised(_reduced(without_border(pixels), COARSE))
+    """(16, 16) grey levels of an image without its border, as the template reads them; None: nothing is to be seen.
+
+    The histogram is flattened first, so that window and exposure do not matter, then mean 0 and standard deviation 1.
+    """
+    return _coarse(without_border(pixels))
+
+
+def template_score(coarse: np.ndarray, template: np.ndarray, bias: float) -> float:
+    """Log odds of a frontal film by the template alone, `LIKE_ENOUGH` at most."""
+    return min(float((coarse * template).sum()) + bias, LIKE_ENOUGH)
 
 
 def without_border(pixels: np.ndarray) -> np.ndarray:
@@ -161,7 +171,12 @@ def _reduced(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(image.resize((side, side), Image.Resampling.BOX), dtype=np.float32)
 
 
-def _standardised(values: np.ndarray) -> np.ndarray | None:
+def _coarse(inner: np.ndarray) -> np.ndarray | None:
+    grey = _reduced(inner, FINE).astype(np.uint8)
+    if grey.std() < LEAST_SPREAD:
+        return None
+    ranks = np.bincount(grey.ravel(), minlength=256).cumsum() / grey.size
+    values = _reduced(np.uint8(255 * ranks[grey]), COARSE)
     spread = values.std()
     return None if spread < LEAST_SPREAD else (values - values.mean()) / spread
 
@@ -176,6 +191,7 @@ def constants(path: Path = CONSTANTS) -> Constants:
         key: np.array([row[key] for row in stored["measures"].values()]) for key in ("centre", "scale", "weight")
     }
     template = np.array(stored["template"], dtype=np.float64)
+    numbers = stored["bias"], stored["threshold"]
     return Constants(
-        template, columns["centre"], columns["scale"], columns["weight"], stored["bias"], stored["threshold"]
+        template, stored["template_bias"], columns["centre"], columns["scale"], columns["weight"], *numbers
     )

@@ -16,6 +16,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from utils.errors import ConfigError
+
 CHEXPERT: tuple[str, ...] = (
     "Atelectasis",
     "Cardiomegaly",
@@ -96,6 +98,16 @@ HEADS: dict[Head, HeadSpec] = {
 }
 HEAD_INDEX: dict[Head, int] = {head: i for i, head in enumerate(HEADS)}
 """Position of a head in `Batch.head` and in the index's `head` column."""
+
+
+def find_head(head: Head | str | None) -> Head | None:
+    """ConfigError for a name that is no head's."""
+    if head is None:
+        return None
+    try:
+        return Head(str(head).strip().lower())
+    except ValueError as error:
+        raise ConfigError(f"no head {head!r}: must be {', '.join(h.value for h in Head)}") from error
 
 
 @dataclass(frozen=True)

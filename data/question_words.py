@@ -17,7 +17,7 @@ from data.vocabulary import Vocabulary
 LONGEST_NAME = 5
 """words"""
 LEAST_LETTERS = 7
-"""Of a word that may be a misspelt name"""
+"""Of a name of one word that may have been misspelt"""
 LIKENESS = 0.8
 """Of a word and the name that it may be meant to be, as `difflib` measures it"""
 
@@ -50,14 +50,15 @@ UNANSWERABLE: dict[str, tuple[str, str]] = {
     "acquisition": (
         rf"projection|(?:ap|pa|lateral|frontal|portable|axial|coronal|sagittal|anterior[ -]posterior|posterior[ -]anterior)"
         rf" (?:or|views?|format|position|plane|{_FILM})|or (?:ap|pa)|modalit(?:y|ies)|technique|planes?"
-        rf"|{_FILM} (?:best )?(?:taken|acquired|made)|orient\w+|(?:expir|inspir)\w+|is (?:this|it) an? (?:\w+ )?{_FILM}"
+        rf"|{_FILM} (?:best )?(?:taken|acquired|made)|orient\w+|(?:expir|inspir)\w+|is (?:this|it) an? (?:(?:plain|chest) )*{_FILM}"
         r"|contrast|exposure|kvp?|voltage|slice|ct|mri?|ultrasound|when was|date|hospital|which view|what view"
         rf"|(?:kind|type|sort) of (?:\w+ )?{_FILM}|rotated|who (?:took|made|read|wrote)|resolution",
         "asks how the film was taken, for which there is no answer class",
     ),
     "number": (
-        r"how many|number of|count|more than (?:\d+|one|two)|at least (?:\d+|two|three)|how (?:long|wide|far|thick|tall|deep)|(?:in |\d ?)?(?:cm|mm|millimet\w+|centimet\w+)"
-        r"|diameter|measure\w*|ratio|distance|percent\w*|probability|how (?:likely|sure|certain|confident)|how much",
+        r"how many|number of|count|more than (?:\d+|one|two)|at least (?:\d+|two|three)|how (?:long|wide|far|thick|tall|deep)"
+        r"|(?:in |\d ?)?(?:cm|mm|millimet\w+|centimet\w+)|diameter|measure\w*|ratio|distance|percent\w*"
+        r"|probability|how (?:likely|sure|certain|confident)|how much",
         "asks for a number, for which there is no answer class",
     ),
     "other body part": (
@@ -74,8 +75,8 @@ _UNANSWERABLE = {
 _GENERAL = re.compile(
     r"\b(?:(?:ab|un)?normal\w*|abnormalit\w+|findings?|patholog\w+|diseases?|diseased|lesions?|devices?|hardware|implants?"
     r"|tubes?|lines?|artifacts?|artefacts?|healthy|unremarkable|remarkable|suspicious|unusual|wrong|problems?|diagnos[ei]s"
-    rf"|opacit\w+|clear|observations?|foreign (?:body|object)s?|what (?:do|can) (?:you|we|i) see|(?:describe|read|interpret|report|summari[sz]e)"
-    rf"\b.*\b(?:{_FILM}|chest)|what does (?:the|this) (?:chest )?{_FILM} show"
+    r"|opacit\w+|clear|observations?|foreign (?:body|object)s?|what (?:do|can) (?:you|we|i) see"
+    rf"|(?:describe|read|interpret|report|summari[sz]e)\b.*\b(?:{_FILM}|chest)|what does (?:the|this) (?:chest )?{_FILM} show"
     rf"|what (?:is|can be) (?:seen|shown|visible)|chest {_FILM} (?:okay|ok|fine|good))\b",
     re.IGNORECASE,
 )
@@ -116,8 +117,9 @@ class QuestionWords:
     def __init__(self, vocabulary: Vocabulary):
         self._entities = Mentions(vocabulary.entities)
         self._regions = Mentions([*vocabulary.regions, *REGIONS])
-        names = (*vocabulary.entities, *REGIONS, *(label.lower() for label in CHEXPERT))
-        self._single = sorted({word for name in names for word in name.lower().split() if len(word) >= LEAST_LETTERS})
+        names = {name.lower() for name in (*vocabulary.entities, *REGIONS, *CHEXPERT)}
+        names |= {name.removeprefix("right ") for name in names}
+        self._single = sorted(name for name in names if " " not in name and len(name) >= LEAST_LETTERS)
 
     def about(self, text: str) -> About:
         """What a question is about. Unanswerable kinds are looked for outside the names in it (`hip prosthesis`)."""
@@ -144,7 +146,7 @@ class QuestionWords:
     def _hint(self, text: str) -> str:
         """The name that a long word is nearly one of."""
         words = (word for word in re.findall(r"[a-z]+", text.lower()) if len(word) >= LEAST_LETTERS)
-        return next((near for word in words if (near := nearest(word, self._single, LIKENESS))), "")
+        return next((near for word in words if (near := nearest(word, self._single, LIKENESS)) not in (None, word)), "")
 
 
 def _names(text: str) -> list[str]:

@@ -25,7 +25,7 @@ from data import images
 from data.batch import SceneGraph, TokenBatch
 from data.frames import Frame, Pictures
 from data.frontal import FrontalCheck, check_frontal, colourfulness
-from data.label_space import CHEXPERT, HEADS, REGIONS, Head
+from data.label_space import CHEXPERT, HEADS, REGIONS, Head, find_head
 from data.vocabulary import RESERVED, Vocabulary
 from models.answers import Answer, Box, Look, QuestionOnlyAnswer, Region
 from models.encoders import ImageFeatures
@@ -326,16 +326,6 @@ def answer_texts(head: Head, decided: np.ndarray | np.integer) -> tuple[str, ...
     if not HEADS[head].multi_label:
         return (classes[int(decided)],)
     return tuple(name for name, chosen in zip(classes, decided, strict=True) if chosen)
-
-
-def find_head(head: Head | str | None) -> Head | None:
-    """ConfigError for a name that is no head's."""
-    if head is None:
-        return None
-    try:
-        return Head(str(head).strip().lower())
-    except ValueError as error:
-        raise ConfigError(f"no head {head!r}: must be {', '.join(h.value for h in Head)}") from error
 
 
 def find_device(name: str) -> torch.device:

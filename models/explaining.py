@@ -11,6 +11,7 @@ What each method shows, and what it does not: docs/EXPLANATIONS.md.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,7 +32,10 @@ from models.captures import AttentionCapture, SimAttention, StageCapture, stage_
 from models.explanation_methods import METHODS, REGION_POINTER, SIM_REGIONS
 from models.film_maps import paint_regions, scaled, to_film
 from models.mimic_vqa_model import SSGVQA
-from utils.errors import UserError
+from utils.errors import CheckpointError, UserError
+
+TRAINING_RECORDS = ("metrics.json", "training_state.json")
+"""Of a best model and of a checkpoint: what has the number of steps"""
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,9 @@ class Explainer:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> Explainer:
-        """Of a model folder; CheckpointError as `SSGVQA.from_pretrained`."""
+        """Of a model folder; CheckpointError as `SSGVQA.from_pretrained`, and for one that no training wrote."""
         model, tokenizer, config, _ = SSGVQA.from_pretrained(folder)
+        check_trained(Path(folder))
         fingerprint = sha256_of(Path(folder) / model_folder.WEIGHTS)
         return cls(model, tokenizer, config.data.image_store_size, fingerprint, device)
 
@@ -235,6 +240,22 @@ class Explainer:
             "global_share": float(by_layer[..., -1].mean()),
             "layers": cells,
         }
+
+
+def check_trained(folder: Path) -> None:
+    """CheckpointError unless a training left its number of steps in a model folder: random weights have no reasons."""
+    for name in TRAINING_RECORDS:
+        try:
+            if json.loads((folder / name).read_text(encoding="utf-8"))["step"] > 0:
+                return
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"{folder / name}: cannot be read ({error}); copy the model folder again") from error
+    raise CheckpointError(
+        f"{folder}: no record of a training ({' or '.join(TRAINING_RECORDS)} with a number of steps): untrained weights are not "
+        "explained; give the best_model folder that train_mimic_cxr.py wrote"
+    )
 
 
 def default_stride(model: SSGVQA) -> int:

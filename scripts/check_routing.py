@@ -3,10 +3,10 @@
     python scripts/check_routing.py --model ./checkpoints/best_model
     python scripts/check_routing.py --model ./checkpoints/best_model --vqa_rad vqa-rad --show
 
-Without options the questions of examples/routing_questions.csv are used: columns question, supported (yes or no), head and part. The
-rules of models/routing.py and data/question_words.py were mended with the errors of the part `development` in view, and never with
-those of `held_out`. Of VQA-RAD: the chest questions that configs/vqa_rad.yaml gives to a head, and those about modality, plane and
-number, which no head answers; its training part was in view too, its test part was not.
+Without options the questions of examples/routing_questions.csv are used: columns question, supported (yes or no), head, part.
+The rules of models/routing.py and data/question_words.py were mended with the errors of the part `development` in view, and
+never with those of `held_out`. Of VQA-RAD: the chest questions that configs/vqa_rad.yaml gives to a head, and those about
+modality, plane and number, which no head answers; its training part was in view too, its test part was not.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.cli import run, say
-from utils.quick_imports import quick_imports
+from utils.cli import run, say  # noqa: E402
+from utils.quick_imports import quick_imports  # noqa: E402
 
 QUESTIONS = ROOT / "examples" / "routing_questions.csv"
 UNSUPPORTED_TYPES = {"MODALITY", "PLANE", "COUNT"}
@@ -53,8 +53,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def read_questions(path: Path) -> dict[str, list[tuple[str, str]]]:
     """part -> (text, head or empty where it is unsupported). DataError for a cell that cannot be meant so."""
+    from data.label_space import find_head
     from data.rows import read_table
-    from models.asking import find_head
     from utils.errors import ConfigError, DataError
 
     parts: dict[str, list[tuple[str, str]]] = {}

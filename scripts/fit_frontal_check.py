@@ -4,7 +4,8 @@
     python scripts/fit_frontal_check.py --films nih/images --vqa_rad vqa-rad --test_others photographs --write
 
 Half of the images of each folder, by patient, fit the model; the other half, and all test folders, only measure it. Films are also
-turned, turned over and cut, as images that are to be refused. Of VQA-RAD the chest films measure, heads and abdomens do both.
+turned, turned over and cut, as images that are to be refused. Groups of films weigh
+the same, and so do groups of others.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ DRAWN = 300
 """Drawn images that are to be refused: noise, gradients, stripes and pages of text"""
 DECAY = 0.002
 """Of the weights, so that none runs away"""
-MOST_REFUSED = 0.002
+TEMPLATE_FREEDOM = 300.0
+"""Inverse strength of the template's L2 penalty; with a tenth of it twice as many turned films pass"""
+LEAST_SCALE = 0.1
+"""Of a measure that is nearly the same in all films, such as colour"""
+MOST_REFUSED = 0.005
 """Share of the fitting films that the threshold may refuse"""
 
 
@@ -143,7 +148,7 @@ class Collection:
             group.blank += 1
             return
         # the template is not known yet: its measure is filled in when it is
-        group.measures.append(list(measure(pixels, colour, coarse * 0).values()))
+        group.measures.append(list(measure(pixels, colour, coarse * 0, 0.0).values()))
         group.coarse.append(coarse)
 
     def read(self, name: str, is_film: bool, paths: list[Path], never_fits: bool) -> None:
@@ -177,10 +182,11 @@ def collect(args: argparse.Namespace) -> Collection:
             found.read(folder, is_film, image_files(folder), never)
     if args.vqa_rad:
         of_organ = vqa_rad_images(Path(args.vqa_rad))
-        found.read("VQA-RAD: chest films", True, of_organ["CHEST"], True)
+        found.read("VQA-RAD: chest films", True, of_organ["CHEST"], False)
         found.read("VQA-RAD: slices of heads and abdomens", False, of_organ["HEAD"] + of_organ["ABD"], False)
     for number, pixels in enumerate(drawn(DRAWN)):
-        found.add("drawn: noise, gradients, stripes, pages", False, pixels, 0.0, number // 4 % 2 == 0)
+        colour = 0.0 if number % 3 else 5.0 + number % 50  # a third of them counts as coloured
+        found.add("drawn: noise, gradients, stripes, pages", False, pixels, colour, number // 4 % 2 == 0)
     return found
 
 
@@ -204,23 +210,31 @@ def vqa_rad_images(folder: Path) -> dict[str, list[Path]]:
 
 
 def fit(groups: list[Group]):
-    """Constants from the fitting groups: median and spread of films, then weights of at least 0 by logistic regression."""
+    """Constants from the fitting groups: the template, median and spread of films, then weights of at least 0.
+
+    Template and weights are logistic models. Films and others weigh the same in all, and so does each group of them.
+    """
     import numpy as np
     from scipy.optimize import minimize
+    from sklearn.linear_model import LogisticRegression
 
-    from data.frontal import Constants, against
+    from data.frontal import COARSE, Constants, against
 
-    template = np.mean([coarse for group in groups if group.is_film for coarse in group.coarse], axis=0)
-    values = {group.name: with_template(group, template) for group in groups}
-    films = np.concatenate([values[group.name] for group in groups if group.is_film])
+    groups = [group for group in groups if group.measures]
+    share = {g.name: 1 / len(g.measures) / sum(o.is_film == g.is_film for o in groups) for g in groups}
+    weight = np.concatenate([np.full(len(group.measures), share[group.name]) for group in groups])
+    truth = np.concatenate([np.full(len(group.measures), group.is_film) for group in groups])
+    coarse = np.concatenate([np.array(group.coarse).reshape(len(group.coarse), -1) for group in groups])
+    likeness = LogisticRegression(C=TEMPLATE_FREEDOM, max_iter=2000).fit(coarse, truth, sample_weight=weight)
+    template, template_bias = likeness.coef_.reshape(COARSE, COARSE), float(likeness.intercept_[0])
+    values = {group.name: with_template(group, template, template_bias) for group in groups}
+    most = max(len(values[group.name]) for group in groups if group.is_film)
+    # each group as often as the largest
+    films = np.concatenate([np.resize(values[g.name], (most, count_measures())) for g in groups if g.is_film])
     centre = np.median(films, axis=0)
     low, high = np.quantile(films, (0.05, 0.95), axis=0)
-    scale = np.maximum((high - low) / 2, 1e-3)
+    scale = np.maximum((high - low) / 2, LEAST_SCALE)
     lost = np.concatenate([against(values[group.name], centre, scale) for group in groups])
-    truth = np.concatenate([np.full(len(values[group.name]), group.is_film) for group in groups])
-    # films and others weigh the same in all, and so does every group of others
-    share = {g.name: 1 / len(values[g.name]) / sum(o.is_film == g.is_film for o in groups) for g in groups}
-    weight = np.concatenate([np.full(len(values[group.name]), share[group.name]) for group in groups])
     sign = np.where(truth, 1.0, -1.0)
 
     def loss(parameters):
@@ -232,20 +246,25 @@ def fit(groups: list[Group]):
     count = lost.shape[1]
     start = np.append(np.full(count, 0.5), 2.0)
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * count + [(None, None)]).x
-    odds = found[-1] - lost[truth] @ found[:-1]
+    odds = found[-1] - against(films, centre, scale) @ found[:-1]
     threshold = float(1 / (1 + np.exp(-np.quantile(odds, MOST_REFUSED))))
-    return Constants(template, centre, scale, found[:-1], float(found[-1]), min(threshold, 0.5))
+    return Constants(template, template_bias, centre, scale, found[:-1], float(found[-1]), min(threshold, 0.5))
 
 
-def with_template(group: Group, template):
+def count_measures() -> int:
+    from data.frontal import MEASURES
+
+    return len(MEASURES)
+
+
+def with_template(group: Group, template, bias: float):
     """(n, measures) of a group, the first now that the template is known."""
     import numpy as np
 
-    from data.frontal import MEASURES
+    from data.frontal import template_score
 
-    values = np.array(group.measures, dtype=np.float64).reshape(-1, len(MEASURES))
-    if len(values):
-        values[:, 0] = (np.array(group.coarse) * template).mean((1, 2))
+    values = np.array(group.measures, dtype=np.float64).reshape(-1, count_measures())
+    values[:, 0] = [template_score(coarse, template, bias) for coarse in group.coarse]
     return values
 
 
@@ -254,7 +273,10 @@ def probabilities(group: Group, fitted):
 
     from data.frontal import against
 
-    lost = against(with_template(group, fitted.template), fitted.centre, fitted.scale) @ fitted.weights
+    lost = (
+        against(with_template(group, fitted.template, fitted.template_bias), fitted.centre, fitted.scale)
+        @ fitted.weights
+    )
     return 1 / (1 + np.exp(np.clip(lost - fitted.bias, -50, 50)))
 
 
@@ -288,7 +310,7 @@ def write(fitted, path: Path) -> None:
     write_atomic(
         path,
         '{\n  "made_by": "scripts/fit_frontal_check.py",\n'
-        f'  "bias": {fitted.bias:.4f},\n  "threshold": {fitted.threshold:.4f},\n'
+        f'  "template_bias": {fitted.template_bias:.4f},\n  "bias": {fitted.bias:.4f},\n  "threshold": {fitted.threshold:.4f},\n'
         '  "measures": {\n' + ",\n".join(measures) + '\n  },\n  "template": [\n' + ",\n".join(template) + "\n  ]\n}\n",
     )
     path.chmod(0o644)
