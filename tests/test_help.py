@@ -64,7 +64,7 @@ def problems(text: str) -> list[str]:
             if section in ("options:", "optional arguments:"):
                 found.append(f"{name} is in no group")
             is_required = not re.search(rf"(\[|\| ){name}\b", usage)
-            if "default" not in rest and not is_required:
+            if not re.search("default|required", rest) and not is_required:
                 found.append(f"{name} does not say its default")
     return found
 
