@@ -13,7 +13,7 @@ from tests.user_checkout import Checkout
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 SOURCES = sources(EXAMPLES)
-SECONDS = 600
+SECONDS = 1200
 """Longest cell"""
 
 notebooks = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
