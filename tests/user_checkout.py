@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.own_files import own_file
@@ -34,6 +35,8 @@ class Checkout:
     """Makes folders with what a block needs; each thing is made once, when it is first asked for."""
 
     def __init__(self, folder: Path):
+        if not ((ROOT / ".git").exists() and shutil.which("git")):
+            pytest.skip("not a git checkout: which files belong to the repository is not known")
         self.home, self.base, self.made = folder / "home", folder / "base", folder / "made"
         for path in (self.home, self.base, self.made):
             path.mkdir()
