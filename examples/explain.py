@@ -75,7 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
     checks = parser.add_argument_group("checks")
     checks.add_argument("--sanity", action="store_true", help="check the methods (default: explain a film)")
     checks.add_argument("--index", type=Path, metavar="DIR", help="index with scene graphs (required with --sanity)")
-    checks.add_argument("--split", choices=["validate", "test"], default="validate", help="default: validate")
+    checks.add_argument(
+        "--split",
+        choices=["validate", "test"],
+        default="validate",
+        help="default: validate; each use of test is recorded",
+    )
     checks.add_argument(
         "--items", type=positive, default=300, metavar="N", help="most questions of the pointing game (default: 300)"
     )
@@ -149,13 +154,14 @@ def check(args: argparse.Namespace) -> int:
         from models.explaining import Explainer, default_stride
         from models.model_folder import read
     # outside: it needs scipy, which a quick import hides
-    from training.explanation_checks.report import CheckSettings, passes, run_checks, table_lines
+    from training.explanation_checks.report import CheckSettings, passes, record_test, run_checks, table_lines
 
     index = open_index(args.index)
     explainer = Explainer.from_pretrained(args.model, args.device)
     settings = CheckSettings(args.split, args.items, args.randomised_items, args.seed)
     stride = args.stride or default_stride(explainer.model)
     report = run_checks(explainer, index, read(args.model, ()).config.data, args.method, stride, settings)
+    record_test(args.model, report)
     with writing_to(args.output, "name another --output, or make room"):
         write_json(path, report)
     say(*table_lines(report))

@@ -35,7 +35,7 @@ UNSUPPORTED_NAME = "unsupported"
 _ASKED_TO = r"(?:tell|say|show|describe|list|name|give|summari[sz]e|locate)"
 _POLITE = (
     rf"\W*(?:(?:please|and|so|now|(?:can|could|would|will) you(?=\W+(?:please\W+)?{_ASKED_TO}\b)|tell me|say|show me"
-    r"|i (?:want|would like|need) to know|i wonder|looking at [^:,]*|(?:on|in) (?:this|the) (?:film|image|x-?ray)(?=,))\W+)*"
+    r"|i (?:want|would like|need) to know|i wonder|looking at [^:,]*|(?:on|in) (?:this|the) (?:film|image|x-?ray)(?=,))\W+)*+"
 )
 _BEGINNINGS: dict[Head, tuple[str, ...]] = {
     Head.SEVERITY: (

@@ -27,12 +27,12 @@ DRAWN = 300
 """Drawn images that are to be refused: noise, gradients, stripes and pages of text"""
 DECAY = 0.002
 """Of the weights, so that none runs away"""
-TEMPLATE_FREEDOM = 300.0
-"""Inverse strength of the template's L2 penalty; with a tenth of it twice as many turned films pass"""
+TEMPLATE_FREEDOM = 100.0
+"""Inverse strength of the template's L2 penalty"""
 LEAST_SCALE = 0.1
 """Of a measure that is nearly the same in all films, such as colour"""
-MOST_REFUSED = 0.005
-"""Share of the fitting films that the threshold may refuse"""
+THRESHOLD = 0.05
+"""Only what is plainly no film is refused: a film that is turned away is worse than an odd image that is answered"""
 
 
 @dataclass
@@ -186,7 +186,7 @@ def collect(args: argparse.Namespace) -> Collection:
         found.read("VQA-RAD: slices of heads and abdomens", False, of_organ["HEAD"] + of_organ["ABD"], False)
     for number, pixels in enumerate(drawn(DRAWN)):
         colour = 0.0 if number % 3 else 5.0 + number % 50  # a third of them counts as coloured
-        found.add("drawn: noise, gradients, stripes, pages", False, pixels, colour, number // 4 % 2 == 0)
+        found.add("drawn: noise, gradients, stripes, pages", False, pixels, colour, number // 8 % 2 == 0)
     return found
 
 
@@ -246,9 +246,7 @@ def fit(groups: list[Group]):
     count = lost.shape[1]
     start = np.append(np.full(count, 0.5), 2.0)
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * count + [(None, None)]).x
-    odds = found[-1] - against(films, centre, scale) @ found[:-1]
-    threshold = float(1 / (1 + np.exp(-np.quantile(odds, MOST_REFUSED))))
-    return Constants(template, template_bias, centre, scale, found[:-1], float(found[-1]), min(threshold, 0.5))
+    return Constants(template, template_bias, centre, scale, found[:-1], float(found[-1]), THRESHOLD)
 
 
 def count_measures() -> int:

@@ -44,9 +44,7 @@ def film(tmp_path):
 def index(tmp_path):
     questions = [("D03_where_is_finding", TEXTS[1], 1 << 8, 4)]
     box = [(8, 0.2, 0.2, 0.6, 0.6)]
-    studies = [
-        {"split": "validate", "questions": questions, "boxes": box, "subject": 10_000_000 + n} for n in range(6)
-    ]
+    studies = [{"split": "validate", "questions": questions, "boxes": box, "subject": 10_000_000 + n} for n in range(6)]
     return write_mini_index(tmp_path / "index", studies, side=SIZE).path
 
 
@@ -176,7 +174,19 @@ def test_help_is_light_and_names_every_default():
 
 def test_checks_write_a_report_and_say_whether_all_passed(model, index, tmp_path, capsys):
     out = tmp_path / "out"
-    asked = ("--sanity", "--model", model, "--index", index, "--output", out, "--method", "layercam", "--method", "regions")
+    asked = (
+        "--sanity",
+        "--model",
+        model,
+        "--index",
+        index,
+        "--output",
+        out,
+        "--method",
+        "layercam",
+        "--method",
+        "regions",
+    )
     code, said, _ = run(capsys, *asked, "--items", 5, "--randomised_items", 2)
     report = json.loads((out / explain.CHECKS_FILE).read_text())
     every = [m["passes"] for check in ("pointing", "randomisation") for m in report[check]["methods"].values()]
@@ -186,6 +196,21 @@ def test_checks_write_a_report_and_say_whether_all_passed(model, index, tmp_path
     assert "pointing game: 5 questions of 5 patients" in said and "1000000" not in said
     assert run(capsys, *asked)[0] == 3  # not written over
     assert json.loads((out / explain.CHECKS_FILE).read_text()) == report
+
+
+def test_a_look_at_the_test_split_is_recorded(model, tmp_path, capsys):
+    questions = [("D03_where_is_finding", TEXTS[1], 1 << 8, 4)]
+    study = {"split": "test", "questions": questions, "boxes": [(8, 0.2, 0.2, 0.6, 0.6)]}
+    index = write_mini_index(tmp_path / "index", [study, study], side=SIZE).path
+    ledger = model.parent / "test_ledger.jsonl"
+    asked = ("--sanity", "--model", model, "--index", index, "--method", "regions", "--output", tmp_path / "out")
+    try:
+        run(capsys, *asked, "--split", "test")
+        (line,) = map(json.loads, ledger.read_text().splitlines())
+        assert (line["model"], line["explanations"]) == ("best_model", ["regions"])
+        assert json.loads((tmp_path / "out" / explain.CHECKS_FILE).read_text())["model_sha256"] == line["model_sha256"]
+    finally:
+        ledger.unlink(missing_ok=True)
 
 
 def test_an_index_that_is_not_there_is_one_line(model, tmp_path, capsys):
@@ -198,7 +223,7 @@ def test_an_index_that_is_not_there_is_one_line(model, tmp_path, capsys):
 def test_a_model_that_was_trained_is_checked_by_command(tmp_path):
     """From a training of a few steps to the report, in processes of their own."""
     index = make_index(tmp_path)
-    make_trainer(index, make_config(tmp_path / "checkpoints")).run()
+    make_trainer(index, make_config(tmp_path / "checkpoints")).fit()
     command = [sys.executable, str(ROOT / "examples" / "explain.py"), "--sanity", "--index", str(index.path)]
     command += ["--model", str(tmp_path / "checkpoints" / "best_model"), "--output", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

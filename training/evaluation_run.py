@@ -354,17 +354,18 @@ def record_test(job: EvaluationJob, report: dict) -> None:
     Raises:
         CheckpointError: it cannot be written; then no result is shown either.
     """
-    path = (job.model_path or job.predictions).resolve().parent / LEDGER
     source = report["provenance"]
     keys = ("date", "dataset", "model_sha256", "index_fingerprint", "graph", "config_sha256", "seed", "questions")
-    line = (
-        {"model": (job.predictions or job.model_path).name}
-        | {key: source[key] for key in keys}
-        | {"score": report["headline"]["score"]}
-    )
+    line = {key: source[key] for key in keys} | {"score": report["headline"]["score"]}
+    append_to_ledger(job.model_path or job.predictions, line)
+
+
+def append_to_ledger(model: Path, line: dict) -> None:
+    """One line, with at least `dataset`, in the ledger beside a model folder or file of answers; errors as of `record_test`."""
+    path = model.resolve().parent / LEDGER
     try:
         with open_private(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps({"model": model.name} | line) + "\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -372,8 +373,8 @@ def record_test(job: EvaluationJob, report: dict) -> None:
             f"cannot write {path} ({error.strerror or error}): every look at the test split is recorded there; "
             "make the folder writable or copy the model folder to one that is"
         ) from error
-    looks = sum(_dataset(line) == source["dataset"] for line in path.read_text(encoding="utf-8").splitlines())
-    log.warning("the test split of %s has now been evaluated %d time(s): see %s", source["dataset"], looks, path)
+    looks = sum(_dataset(text) == line["dataset"] for text in path.read_text(encoding="utf-8").splitlines())
+    log.warning("the test split of %s has now been evaluated %d time(s): see %s", line["dataset"], looks, path)
 
 
 def _dataset(line: str) -> str:

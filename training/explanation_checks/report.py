@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from configs.mimic_cxr_config import DataConfig
 from data.index import Index
 from data.summary import SYNTHETIC_NOTICE
 from models.explaining import Explainer
+from training.evaluation_run import append_to_ledger, dataset_of
 from training.explanation_checks import pointing, randomisation
 from training.explanation_checks.items import Item, choose_items
 from training.explanation_checks.means import PatientMeans
@@ -48,15 +51,25 @@ def run_checks(
     alike = randomisation.compare(explainer, few, methods, stride, settings.seed, _means(few, settings))
     return {
         "format": FORMAT,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "model_sha256": explainer.fingerprint,
-        "index": index.fingerprint,
+        "dataset": dataset_of(index),
+        "index_fingerprint": index.fingerprint,
         "synthetic": index.is_synthetic,
         "credentialed": bool(index.is_credentialed or explainer.model.credentialed is not False),
         "settings": asdict(settings) | {"stride": stride, "methods": list(methods)},
         "pointing": pointing.score(items, hits, _means(items, settings)),
         "randomisation": alike,
     }
+
+
+def record_test(model: Path, report: dict) -> None:
+    """A look at the test split is one line of the ledger beside the model folder; CheckpointError when it cannot be written."""
+    if report["settings"]["split"] == "test":
+        keys = ("date", "dataset", "model_sha256", "index_fingerprint")
+        line = {key: report[key] for key in keys} | {"explanations": report["settings"]["methods"]}
+        append_to_ledger(model, line)
 
 
 def one_of_each_patient(items: Sequence[Item], most: int, seed: int) -> list[Item]:
