@@ -1,5 +1,7 @@
 """The commands of the documents run as they are written, on a small look-alike release (tests/doc_blocks.py)."""
 
+import shutil
+
 import pytest
 
 from tests.doc_blocks import Run, blocks, parse_run, shell_blocks
@@ -73,3 +75,4 @@ def test_commands_run_as_they_are_written(block, checkout, tmp_path):
     assert [path for path in block.run.writes if (folder / path).exists()] == []
     checkout.bash(folder, block.text)
     assert [path for path in block.run.writes if not (folder / path).exists()] == []
+    shutil.rmtree(folder)  # each has its own release

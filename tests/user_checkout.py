@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.own_files import own_file
-from tests.vqa_rad_files import vqa_rad_folder
+from tests.vqa_rad_files import trainable_vqa_rad
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = 60
@@ -112,7 +112,7 @@ MAKERS = {
     "answers.parquet": Checkout.make_answers,
     "other": Checkout.make_other,
     "films.csv": lambda checkout: own_file(checkout.made),
-    "vqa-rad": lambda checkout: vqa_rad_folder(checkout.made / "vqa-rad"),
+    "vqa-rad": lambda checkout: trainable_vqa_rad(checkout.made / "vqa-rad"),
 }
 """What may stand behind `with` in a document."""
 

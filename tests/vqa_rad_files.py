@@ -32,10 +32,24 @@ def vqa_rad_folder(root: Path) -> Path:
         entry(7, "b", "What modality is this?", "x-ray", "OPEN"),
     ]
     test = [entry(8, "a", "Is the heart enlarged?", "no"), entry(9, "d", "How severe is it?", "Mild", "OPEN")]
+    return _write(root, train, test)
+
+
+def trainable_vqa_rad(root: Path, images: int = 24) -> Path:
+    """Two questions on each of so many training images, enough for a validation split, and four test questions."""
+    train = []
+    for n in range(images):
+        train.append(entry(2 * n, f"train{n:02d}", "Is there an effusion?", ("Yes", "No")[n % 2]))
+        train.append(entry(2 * n + 1, f"train{n:02d}", "Where is the lesion?", "Right upper lobe", "OPEN"))
+    test = [entry(900 + n, f"test{n}", "Is the heart enlarged?", ("Yes", "No")[n % 2]) for n in range(4)]
+    return _write(root, train, test)
+
+
+def _write(root: Path, train: list[dict], test: list[dict]) -> Path:
     (root / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
     for name, part in (("trainset", train), ("testset", test)):
         (root / f"{name}.json").write_text(json.dumps(part))
-    rng = np.random.default_rng(0)
-    for name in "abcd":
-        Image.fromarray(rng.integers(0, 255, (40, 50), dtype=np.uint8)).save(root / "images" / f"{name}.jpg")
+    for name in sorted({one["image_name"] for one in train + test}):
+        Image.fromarray(rng.integers(0, 255, (40, 50), dtype=np.uint8)).save(root / "images" / name)
     return root
