@@ -109,6 +109,10 @@ class Explainer:
         """Of a model folder; CheckpointError as `SSGVQA.from_pretrained`, and for one that no training wrote."""
         model, tokenizer, config, _ = SSGVQA.from_pretrained(folder)
         check_trained(Path(folder))
+        if config.data.blank_images:
+            raise CheckpointError(
+                f"{folder}: trained on black images (data.blank_images): no film has a part in its answers"
+            )
         fingerprint = sha256_of(Path(folder) / model_folder.WEIGHTS)
         return cls(model, tokenizer, config.data.image_store_size, fingerprint, device)
 

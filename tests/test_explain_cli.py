@@ -137,6 +137,15 @@ def test_untrained_weights_are_not_explained(film, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_of_black_images_is_not_explained(film, tmp_path, capsys):
+    folder = tmp_path / "blank"
+    config = Config()
+    config.model, config.data.image_size, config.data.blank_images = model_config(), SIZE, True
+    build().save_pretrained(folder, small_tokenizer(), config, {"metrics.json": {"step": 9}})
+    code, _, err = run(capsys, film, TEXTS[1], "--model", folder, "--output", tmp_path / "out", "--head", "binary")
+    assert (code, err.count("\n")) == (4, 1) and "trained on black images" in err
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -1,5 +1,6 @@
 """The checks of explanations can fail: a map that ignores film or weights does not pass, one that finds the box does."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -15,7 +16,14 @@ from tests.small_model import TEXTS, build, small_tokenizer
 from training.explanation_checks import pointing, randomisation
 from training.explanation_checks.items import Item, choose_items
 from training.explanation_checks.means import PatientMeans
-from training.explanation_checks.report import CheckSettings, one_of_each_patient, passes, run_checks, table_lines
+from training.explanation_checks.report import (
+    CheckSettings,
+    check_resolution,
+    one_of_each_patient,
+    passes,
+    run_checks,
+    table_lines,
+)
 from training.explanation_checks.similarity import rank_correlation, ssim
 from utils.errors import DataError
 
@@ -278,6 +286,20 @@ def test_the_report_is_json_and_a_table(index):
     )
     report["pointing"]["methods"]["layercam"]["passes"] = False
     assert not passes(report)
+
+
+def test_an_index_of_smaller_films_is_named(index):
+    enough = item(1, (0, 0, 1, 1))
+    check_resolution([enough], SIDE, index)
+    small = FilmPixels(np.zeros((32, 48), np.uint8), 320, 480)
+    with pytest.raises(
+        DataError, match=r"films of 48 pixels, and the model sees 64: build one with data.image_store_size=64"
+    ):
+        check_resolution([enough, dataclasses.replace(enough, film=small)], SIDE, index)
+    tiny = dataclasses.replace(
+        enough, film=FilmPixels(np.zeros((32, 48), np.uint8), 48, 32)
+    )  # the original is no larger
+    check_resolution([tiny], SIDE, index)
 
 
 def test_one_question_of_each_patient():

@@ -17,6 +17,7 @@ from training.evaluation_run import append_to_ledger, dataset_of
 from training.explanation_checks import pointing, randomisation
 from training.explanation_checks.items import Item, choose_items
 from training.explanation_checks.means import PatientMeans
+from utils.errors import DataError
 from utils.version import commit
 
 FORMAT = 1
@@ -41,11 +42,12 @@ class CheckSettings:
 def run_checks(
     explainer: Explainer, index: Index, data: DataConfig, methods: Sequence[str], stride: int, settings: CheckSettings
 ) -> dict:
-    """The report of both checks; DataError when the index has no question with a place.
+    """The report of both checks; DataError when the index has no question with a place, or films too small for the model.
 
     `data`: settings of the model's training, whose filters choose the questions.
     """
     items = choose_items(index, data, settings.split, settings.items, settings.seed)
+    check_resolution(items, explainer.model.image_size, index)
     hits = pointing.play(explainer, items, methods, stride, settings.seed)
     few = one_of_each_patient(items, settings.randomised_items, settings.seed)
     alike = randomisation.compare(explainer, few, methods, stride, settings.seed, _means(few, settings))
@@ -62,6 +64,17 @@ def run_checks(
         "pointing": pointing.score(items, hits, _means(items, settings)),
         "randomisation": alike,
     }
+
+
+def check_resolution(items: Sequence[Item], image_size: int, index: Index) -> None:
+    """DataError where an index holds less of its films than the model sees: the maps would be of other films."""
+    for item in items:
+        stored, original = max(item.film.pixels.shape), max(item.film.width, item.film.height)
+        if stored < min(image_size, original):
+            raise DataError(
+                f"index {index.path} holds films of {stored} pixels, and the model sees {image_size}: "
+                f"build one with data.image_store_size={image_size}"
+            )
 
 
 def record_test(model: Path, report: dict) -> None:
