@@ -9,9 +9,12 @@ from tests.user_checkout import MAKERS, Checkout
 
 GPUS = "needs several GPUs"
 MACHINES = "needs several machines"
+TRAINED = "ends with 1 unless the model has learned; it runs small in tests/test_explain_cli.py"
 MEASURED = "measures at full size, for minutes to hours; the same code runs small in "
 NOT_RUN = {
     ("README.md", "./scripts/test.sh"): "runs these tests",
+    ("docs/EXPLANATIONS.md", "python examples/explain.py --sanity --index data_cache"): TRAINED,
+    ("docs/EXPLANATIONS.md", "python examples/explain.py --sanity --index quickstart"): TRAINED,
     ("docs/MULTI_GPU_TRAINING.md", "CUDA_VISIBLE_DEVICES=0 python"): GPUS,
     ("docs/MULTI_GPU_TRAINING.md", "./scripts/launch_distributed_training.sh --nnodes 2"): MACHINES,
     ("docs/MULTI_GPU_TRAINING.md", "./scripts/launch_distributed_training.sh --hostfile hosts"): MACHINES,

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data.index import open_index
 from tests.own_files import own_file
 from tests.vqa_rad_files import trainable_vqa_rad
 
@@ -102,6 +103,11 @@ class Checkout:
     def make_answers(self) -> None:
         shutil.copy2(self.thing("results") / "predictions.parquet", self.made / "answers.parquet")
 
+    def make_film(self) -> None:
+        name = open_index(next((self.base / "data_cache").iterdir())).image_id(0)  # a frontal one
+        (film,) = (self.base / "release").rglob(f"{name}.jpg")
+        shutil.copy2(film, self.made / "film.jpg")
+
     def make_other(self) -> None:
         shutil.copytree(self.thing("results"), self.made / "other")
 
@@ -111,6 +117,7 @@ MAKERS = {
     "results": Checkout.make_results,
     "answers.parquet": Checkout.make_answers,
     "other": Checkout.make_other,
+    "film.jpg": Checkout.make_film,
     "films.csv": lambda checkout: own_file(checkout.made),
     "vqa-rad": lambda checkout: trainable_vqa_rad(checkout.made / "vqa-rad"),
 }
