@@ -20,6 +20,8 @@ COARSE, FINE = 16, 128
 """Sides of the squares that shape and texture are measured in"""
 DARK, LIGHT = 12, 243
 """Grey levels below and above which a pixel counts as black or white"""
+COLOURED = 8.0
+"""`colourfulness` from which on an image counts as coloured: of 107 films of VQA-RAD the most had 2.7, photographs 16 and more"""
 LIKE_ENOUGH = 5.0
 """Score of the template (log odds) beyond which more likeness says nothing more"""
 LEAST_SPREAD = 4.0
@@ -31,7 +33,6 @@ MEASURES: dict[str, str] = {
     "centre": "no bright middle between two darker lungs",
     "below": "nothing brighter below the lungs",
     "balance": "one half is much brighter than the other",
-    "colour": "it is in colour",
     "rough": "its texture is too rough or too smooth",
     "black": "too much of it is black",
     "white": "too much of it is white",
@@ -52,7 +53,7 @@ class FrontalCheck:
     reason: str
     """the measure that speaks most against it; empty if it is one"""
     measures: dict[str, float]
-    """of `MEASURES`"""
+    """of `MEASURES`; empty where colour or emptiness decided"""
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,10 @@ class Constants:
 
 def check_frontal(pixels: np.ndarray, colour: float = 0.0) -> FrontalCheck:
     """Look at (h, w) uint8 grey levels, of any size; `colour` is the original's `colourfulness`."""
+    if colour >= COLOURED:
+        return FrontalCheck(False, 0.0, "it is in colour", {})
     fitted = constants()
-    found = measure(pixels, colour, fitted.template, fitted.template_bias)
+    found = measure(pixels, fitted.template, fitted.template_bias)
     if found is None:
         return FrontalCheck(False, 0.0, "nothing is to be seen in it", {})
     lost = fitted.weights * against(np.array([list(found.values())]), fitted.centre, fitted.scale)[0]
@@ -112,7 +115,7 @@ def _colour(pixels: np.ndarray) -> float:
     return float(np.abs(values - values.mean(2, keepdims=True)).mean())
 
 
-def measure(pixels: np.ndarray, colour: float, template: np.ndarray, template_bias: float) -> dict[str, float] | None:
+def measure(pixels: np.ndarray, template: np.ndarray, template_bias: float) -> dict[str, float] | None:
     """The `MEASURES` of (h, w) uint8 grey levels without their plain border; None where nothing is to be seen."""
     inner = without_border(pixels)
     coarse, fine = _coarse(inner), _reduced(inner, FINE)
@@ -130,7 +133,6 @@ def measure(pixels: np.ndarray, colour: float, template: np.ndarray, template_bi
         "centre": float(coarse[3:11, 7:9].mean() - both),
         "below": float(coarse[13:, 3:13].mean() - both),
         "balance": float(coarse[:, :8].mean() - coarse[:, 8:].mean()),
-        "colour": float(np.log1p(colour)),
         "rough": float(np.log(steps / fine.std() + 1e-6)),
         "black": float((inner < DARK).mean()),
         "white": float((inner > LIGHT).mean()),

@@ -27,7 +27,7 @@ from utils.quick_imports import quick_imports  # noqa: E402
 
 NOTICE = "Research software: not for clinical use."
 SHOWN_REGIONS = 3
-WIDTHS = {"question": 32, "answer": 30, "probability": 18, "without the film": 18, "looked at": 26}
+WIDTHS = {"question": 32, "answer": 30, "probability": 19, "without the film": 18, "looked at": 26}
 """Least width of the table's columns; question and answer share what else the terminal has"""
 
 

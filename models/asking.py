@@ -251,7 +251,7 @@ class Asker:
         looks: tuple[Look, ...],
         force: bool,
     ) -> Answer:
-        head, warnings = route.head, [*film.warnings, *self._text_warnings(text)]
+        head = route.head
         refused = Answer(
             question=text,
             head=head,
@@ -259,10 +259,11 @@ class Asker:
             reason=route.reason,
             type=route.type,
             routed=route.probability,
-            warnings=tuple(warnings),
+            warnings=film.warnings,
         )
         if route.reason and not force:
             return refused
+        warnings = [*film.warnings, *self._text_warnings(text)]
         if route.reason:
             warnings.append("should not be answered, and is answered by force")
         calibrated = head in self.temperatures

@@ -18,6 +18,7 @@ from models import ask_file as module
 from models.ask_file import COLUMNS, ask_file
 from models.asking import Asker
 from tests.asking_model import write_film, write_model
+from utils.cli import run
 from utils.errors import CheckpointError, DataError
 from utils.run_lock import run_lock
 
@@ -50,17 +51,17 @@ def ask_here(place, *words: str) -> int:
 
 
 def test_a_table_of_answers(place, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("COLUMNS", "160")
     code = ask_here(place, str(place / "a.png"), "Is there effusion in the left lung?", "How old is she?")
     lines = capsys.readouterr().out.splitlines()
     assert code == 0
     assert lines[0].startswith("a.png: ")
     assert "frontal chest film" in lines[0]
     assert lines[2].split("  ")[0] == "question"
-    assert any("Is there effusion" in line and "not calibrated" in line for line in lines)
+    assert any(line.startswith("Is there effusion") and "not" in line for line in lines)
     assert "I cannot answer this" in "\n".join(lines)
     assert lines[-1] == ask.NOTICE
-    assert max(map(len, lines)) <= 140
+    assert max(map(len, lines)) <= 160
 
 
 def test_json_has_probabilities_boxes_and_the_graph(place, capsys):
@@ -81,12 +82,6 @@ def test_ids_of_patients_in_a_files_name_are_not_printed(place, capsys):
         out = capsys.readouterr().out
         assert "10000032" not in out
     json.loads(out)
-
-
-def run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "examples/ask.py"), *words], cwd=cwd, capture_output=True, text=True
-    )
 
 
 def test_help_and_wrong_arguments_import_nothing_heavy():
@@ -120,15 +115,21 @@ def test_what_does_not_go_together(words, match, capsys):
     assert match in capsys.readouterr().err
 
 
-def test_errors_are_one_line_with_the_code_of_their_kind(place):
-    model = ["--model", str(place / "model")]
-    done = run(str(place / "noise.png"), "Is there effusion?", *model)
-    assert done.returncode == 3
-    assert len(done.stderr.splitlines()) == 1
-    assert "not a frontal chest film" in done.stderr
-    done = run(str(place / "a.png"), "Is there effusion?", cwd=place)
-    assert done.returncode == 4
-    assert done.stderr.startswith("error: checkpoints/best_model: no such folder")
+def test_errors_are_one_line_with_the_code_of_their_kind(place, capsys):
+    film, model = str(place / "a.png"), str(place / "model")
+    for words, code, match in (
+        ((str(place / "noise.png"), "Is there effusion?", "--model", model), 3, "not a frontal chest film"),
+        ((film, "Is there effusion?", "--model", str(place / "nowhere")), 4, "no such folder"),
+        ((film, " ", "--model", model), 3, "a question is empty"),
+        ((film, "Is there effusion?", "--model", model, "--device", "abacus"), 2, "device abacus"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            run(ask.main, list(words))
+        said = capsys.readouterr()
+        assert stop.value.code == code
+        assert (said.out, len(said.err.splitlines())) == ("", 1)
+        assert said.err.startswith("error: ")
+        assert match in said.err
 
 
 def test_force_answers_with_a_note(place, capsys):
