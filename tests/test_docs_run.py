@@ -13,6 +13,8 @@ TRAINED = "ends with 1 unless the model has learned; it runs small in tests/test
 MEASURED = "measures at full size, for minutes to hours; the same code runs small in "
 NOT_RUN = {
     ("README.md", "./scripts/test.sh"): "runs these tests",
+    ("docs/ASKING.md", "python scripts/fit_frontal_check.py"): "reads sets of real films",
+    ("docs/ASKING.md", "python scripts/check_routing.py"): "reads the real VQA-RAD, with a model that has learned",
     ("docs/EXPLANATIONS.md", "python examples/explain.py --sanity --index data_cache"): TRAINED,
     ("docs/EXPLANATIONS.md", "python examples/explain.py --sanity --index quickstart"): TRAINED,
     ("docs/MULTI_GPU_TRAINING.md", "CUDA_VISIBLE_DEVICES=0 python"): GPUS,

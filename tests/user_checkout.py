@@ -12,11 +12,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from data.index import open_index
 from tests.own_files import own_file
+from tests.test_dicom import film as dicom_film
 from tests.vqa_rad_files import trainable_vqa_rad
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,6 +111,16 @@ class Checkout:
         (film,) = (self.base / "release").rglob(f"{name}.jpg")
         shutil.copy2(film, self.made / "film.jpg")
 
+    def make_png(self) -> None:
+        Image.open(self.thing("film.jpg")).save(self.made / "film.png")
+
+    def make_dicom(self) -> None:
+        grey = np.asarray(Image.open(self.thing("film.jpg")).convert("L"))
+        (self.made / "film.dcm").write_bytes(dicom_film(grey, bits=8))
+
+    def make_questions(self) -> None:
+        (self.made / "questions.csv").write_text("image,question\nfilm.png,Is there a pleural effusion?\n")
+
     def make_other(self) -> None:
         shutil.copytree(self.thing("results"), self.made / "other")
 
@@ -118,6 +131,9 @@ MAKERS = {
     "answers.parquet": Checkout.make_answers,
     "other": Checkout.make_other,
     "film.jpg": Checkout.make_film,
+    "film.png": Checkout.make_png,
+    "film.dcm": Checkout.make_dicom,
+    "questions.csv": Checkout.make_questions,
     "films.csv": lambda checkout: own_file(checkout.made),
     "vqa-rad": lambda checkout: trainable_vqa_rad(checkout.made / "vqa-rad"),
 }
