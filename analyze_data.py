@@ -14,29 +14,32 @@ from utils import cli
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    report = parser.add_argument_group("report")
+    report.add_argument(
         "--output_dir",
         type=Path,
         default=Path("./analysis_output"),
-        help="where analysis_report.json and .html go (default: %(default)s)",
+        metavar="DIR",
+        help="where analysis_report.json and .html go (default: ./analysis_output)",
     )
-    parser.add_argument("--check", action="store_true", help="look for oddities only; write no report")
-    parser.add_argument(
-        "--allow",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="let training start in spite of this error; repeatable",
-    )
-    parser.add_argument(
+    report.add_argument("--check", action="store_true", help="look for oddities only; write no report")
+    report.add_argument(
         "--visualize_samples",
         type=int,
         default=0,
         metavar="N",
         help="draw N films with boxes and questions into the page, which then must stay private (default: none)",
     )
-    parser.add_argument(
+    work = parser.add_argument_group("verdict and index")
+    work.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="let training start in spite of this error; repeatable (default: none)",
+    )
+    work.add_argument(
         "--num_workers", type=int, metavar="N", help="processes, if the index has to be built (default: all)"
     )
     cli.add_common_arguments(parser)

@@ -14,52 +14,61 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.cli import add_common_arguments, run, say
+from utils.cli import HelpFormatter, add_common_arguments, run, say
 from utils.quick_imports import quick_imports
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    parser = argparse.ArgumentParser(prog="evaluate.py", description=__doc__, formatter_class=HelpFormatter)
+    answers = parser.add_argument_group("whose answers (one of the first two is needed)")
+    answers.add_argument(
         "--model_path",
         metavar="DIR",
         help="model folder, such as checkpoints/best_model, or user/name[@revision] on the Hugging Face Hub; with "
-        "--predictions: of the text-only control, or left out",
+        "--predictions: of the text-only control, or left out (default: none)",
     )
-    parser.add_argument(
-        "--split",
-        choices=["validate", "test"],
-        default="validate",
-        help="default: validate; each use of test is recorded",
+    answers.add_argument(
+        "--predictions", metavar="FILE", help="score these answers (columns: docs/EVALUATION.md; default: none)"
     )
-    parser.add_argument("--output_dir", metavar="DIR", help="folder of the results (default: evaluation.output_dir)")
-    parser.add_argument(
+    answers.add_argument(
         "--graph",
         choices=["predicted", "none", "shuffled", "oracle"],
         default="predicted",
         help="graph the row `model` and predictions.parquet answer from (default: predicted, the only deployable one)",
     )
-    parser.add_argument(
-        "--controls", choices=["all", "none"], default="all", help="none: the model alone, without gain (default: all)"
+    answers.add_argument(
+        "--compare",
+        metavar="FILE",
+        help="predictions.parquet of another model: paired differences to its answers (default: none)",
     )
-    parser.add_argument("--predictions", metavar="FILE", help="score these answers (columns: docs/EVALUATION.md)")
-    parser.add_argument(
-        "--compare", metavar="FILE", help="predictions.parquet of another model: paired differences to its answers"
+    questions = parser.add_argument_group("to which questions")
+    questions.add_argument(
+        "--split",
+        choices=["validate", "test"],
+        default="validate",
+        help="of the release; each use of test is recorded (default: validate)",
     )
-    parser.add_argument(
-        "--compute_attention", action="store_true", help="score where the model looks against the answer's boxes"
+    questions.add_argument(
+        "--own_data",
+        metavar="FILE",
+        help="evaluate on your own questions instead, CSV or JSONL: docs/OWN_DATA.md (default: none)",
     )
-    parser.add_argument(
-        "--with_images", action="store_true", help="films with boxes in report.html; on real data it must stay private"
-    )
-    parser.add_argument(
+    questions.add_argument(
         "--cross_dataset", action="store_true", help="evaluate on VQA-RAD instead, with the test split of the field"
     )
-    parser.add_argument("--vqa_rad_path", metavar="DIR", help="folder of VQA-RAD: trainset.json, testset.json, images/")
-    parser.add_argument(
-        "--own_data", metavar="FILE", help="evaluate on your own questions instead, CSV or JSONL: docs/OWN_DATA.md"
+    questions.add_argument(
+        "--vqa_rad_path", metavar="DIR", help="folder of VQA-RAD: trainset.json, testset.json, images/ (default: none)"
+    )
+    report = parser.add_argument_group("report")
+    report.add_argument("--output_dir", metavar="DIR", help="folder of the results (default: evaluation.output_dir)")
+    report.add_argument(
+        "--controls", choices=["all", "none"], default="all", help="none: the model alone, without gain (default: all)"
+    )
+    report.add_argument(
+        "--compute_attention", action="store_true", help="score where the model looks against the answer's boxes"
+    )
+    report.add_argument(
+        "--with_images", action="store_true", help="films with boxes in report.html; on real data it must stay private"
     )
     add_common_arguments(parser)
     args = parser.parse_args(argv)

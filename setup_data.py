@@ -33,7 +33,7 @@ CONNECTIONS = 8
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     steps = parser.add_argument_group("steps")
     steps.add_argument(
         "--all", action="store_true", help="--download what is missing, compare checksums, then --prepare"
@@ -42,12 +42,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
     steps.add_argument(
         "--extract_all", action="store_true", help="unpack the archives beside themselves first; never necessary"
     )
-    steps.add_argument("--prepare", action="store_true", help="build the index, or bring it up to date")
+    steps.add_argument(
+        "--prepare",
+        action="store_true",
+        help="build the index, or bring it up to date (default: when no other step is given)",
+    )
     steps.add_argument(
         "--verify", action="store_true", help="compare all files with their checksums, decode all images"
     )
-    steps.add_argument("--subset", type=int, metavar="N", help="write a release of N random patients, for development")
-    steps.add_argument("--synthetic", metavar="DIR", help="write a look-alike release, in both PhysioNet layouts")
+    steps.add_argument(
+        "--subset", type=int, metavar="N", help="write a release of N random patients, for development (default: none)"
+    )
+    steps.add_argument(
+        "--synthetic", metavar="DIR", help="write a look-alike release, in both PhysioNet layouts (default: none)"
+    )
     for_all = parser.add_argument_group("for all steps")
     for_all.add_argument(
         "--dry_run", action="store_true", help="print what would be read and written, how large, how long, and stop"
@@ -69,14 +77,14 @@ def _add_release_options(parser: argparse.ArgumentParser) -> None:
         "--accept_checksums",
         type=Path,
         metavar="FILE",
-        help="checksums that hold beside those of SHA256SUMS.txt, in its form",
+        help="checksums that hold beside those of SHA256SUMS.txt, in its form (default: none)",
     )
     for name, what in (("jpg", "MIMIC-CXR-JPG"), ("qba", "MIMIC-Ext-CXR-QBA")):
         download.add_argument(f"--{name}_address", metavar="URL", help=f"where {what} lies (default: PhysioNet)")
     made = parser.add_argument_group("subset and look-alike release (the latter: no patient data, no clinical meaning)")
     made.add_argument("--subset_dir", type=Path, metavar="DIR", help="where (default: ./subset-N)")
-    made.add_argument("--studies", type=int, default=800, help="of the look-alike release (default: %(default)s)")
-    made.add_argument("--seed", type=int, default=0, help="same seed, same release or subset (default: %(default)s)")
+    made.add_argument("--studies", type=int, default=800, metavar="N", help="of the look-alike release")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same release or subset")
     made.add_argument("--unzipped", action="store_true", help="folders instead of qa.zip and scene_data.zip")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from utils.cli import add_common_arguments, run
+from utils.cli import HelpFormatter, add_common_arguments, run
 from utils.quick_imports import quick_imports
 
 FLAGS = {
@@ -23,29 +23,32 @@ FLAGS = {
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="train_mimic_cxr.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="train_mimic_cxr.py", description=__doc__, formatter_class=HelpFormatter)
+    run_options = parser.add_argument_group("run")
+    run_options.add_argument(
+        "--output_dir", metavar="DIR", help="checkpoints, logs and best_model (default: training.output_dir)"
     )
-    parser.add_argument("--output_dir", metavar="DIR", help="checkpoints, logs and best_model (training.output_dir)")
-    parser.add_argument("--batch_size", type=int, metavar="N", help="image visits of one micro-batch on one device")
-    parser.add_argument(
-        "--epochs", type=int, metavar="N", help="passes over the training questions (training.num_epochs)"
-    )
-    parser.add_argument("--learning_rate", type=float, metavar="RATE", help="peak rate of the pretrained encoders")
-    parser.add_argument("--max_samples", type=int, metavar="N", help="most training questions, for trials")
-    parser.add_argument(
+    run_options.add_argument(
         "--resume",
         default="never",
         metavar="auto|never|PATH",
         help="auto: the newest sound checkpoint of output_dir, a fresh start when there is none; never: a fresh start in "
         "an unused folder; PATH: this checkpoint (default: never)",
     )
-    parser.add_argument(
+    run_options.add_argument(
         "--no_auto", action="store_true", help="no hardware advice: settings as the configuration has them"
     )
-    parser.add_argument(
+    run_options.add_argument(
         "--dry_run", action="store_true", help="build everything, print the plan, stop; writes no output_dir"
     )
+    short = parser.add_argument_group("short forms of settings")
+    for option, kind, metavar, text in (
+        ("batch_size", int, "N", "image visits of one micro-batch on one device"),
+        ("epochs", int, "N", "passes over the training questions"),
+        ("learning_rate", float, "RATE", "peak rate of the pretrained encoders"),
+        ("max_samples", int, "N", "most training questions, for trials"),
+    ):
+        short.add_argument(f"--{option}", type=kind, metavar=metavar, help=f"{text} (default: {FLAGS[option]})")
     add_common_arguments(parser)
     return parser.parse_args(argv)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
+from utils.cli import HelpFormatter
+
 
 @dataclass(frozen=True)
 class Option:
@@ -77,9 +79,14 @@ _DATA = Command(
             default=186,
         ),
         option("--workers", "processes of the loader (default: up to twice the cores)", type=numbers, default=[]),
-        option("--stores", "kinds of image store: raw,jpeg", type=chosen("raw", "jpeg"), default=["raw", "jpeg"]),
         option(
-            "--parts", f"only these of {','.join(_DATA_PARTS)}", type=chosen(*_DATA_PARTS), default=list(_DATA_PARTS)
+            "--stores", "kinds of image store (default: raw,jpeg)", type=chosen("raw", "jpeg"), default=["raw", "jpeg"]
+        ),
+        option(
+            "--parts",
+            f"only these (default: {','.join(_DATA_PARTS)})",
+            type=chosen(*_DATA_PARTS),
+            default=list(_DATA_PARTS),
         ),
         option("--pass_seconds", "longest pass for the memory of processes (default: 60)", type=float, default=60.0),
     ),
@@ -97,7 +104,7 @@ _TRAIN = Command(
         ),
         option(
             "--micro_batch",
-            "films that go through the model together (default on a CPU: 8, fewer with more than 340 questions)",
+            "films that go through the model together (default on a GPU: all; on a CPU: 8, fewer with more than 340 questions)",
             type=positive,
         ),
         option("--distinct", "share of distinct texts in a micro-batch (default: 0.5)", type=float, default=0.5),
@@ -211,7 +218,7 @@ _SCALE = Command(
         option("--images", "of a batch (default: 64)", type=positive, default=64),
         option("--workers", "processes of the loader, for their memory (default: 2)", type=positive, default=2),
         option("--pass_seconds", "longest pass for the memory of processes (default: 20)", type=float, default=20.0),
-        option("--plot", "draw the growth into this file", metavar="FILE.svg"),
+        option("--plot", "draw the growth into this file (default: no figure)", metavar="FILE.svg"),
         option("--keep", "leave the indexes in --workdir", action="store_true"),
     ),
 )
@@ -239,11 +246,16 @@ COMMANDS: tuple[Command, ...] = (
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """What all subcommands have."""
     group = parser.add_argument_group("common options")
-    group.add_argument("--json", metavar="FILE", help="write everything to this file: all rounds, machine, versions")
+    group.add_argument(
+        "--json", metavar="FILE", help="write everything to this file: all rounds, machine, versions (default: none)"
+    )
     group.add_argument("--rounds", type=positive, default=3, metavar="N", help="rounds after the warm-up (default: 3)")
     group.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: PyTorch's)")
     group.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one"
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="of the model (default: a GPU if there is one)",
     )
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of data, weights and draws (default: 0)")
     group.add_argument(
@@ -252,19 +264,24 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         help="where look-alike release and index are kept and found again (default: a temporary folder)",
     )
     group.add_argument("--config", metavar="FILE", help="settings (default: configs/default_config.yaml)")
-    group.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated")
+    group.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="one setting; may be repeated (default: none)"
+    )
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="scripts/benchmark.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="scripts/benchmark.py", description=description, formatter_class=HelpFormatter
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
-        sub = subparsers.add_parser(command.name, help=command.help, description=command.help)
+        sub = subparsers.add_parser(
+            command.name, help=command.help, description=command.help, formatter_class=HelpFormatter
+        )
+        group = sub.add_argument_group("what is measured")
         for one in command.options:
-            sub.add_argument(one.name, **one.keywords)
+            group.add_argument(one.name, **one.keywords)
         add_common_options(sub)
     return parser
 

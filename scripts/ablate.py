@@ -13,24 +13,27 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started by its path, Python looks in scripts/ only
 
-from utils.cli import add_common_arguments, run
+from utils.cli import HelpFormatter, add_common_arguments, run
 from utils.quick_imports import quick_imports
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="scripts/ablate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    parser = argparse.ArgumentParser(prog="scripts/ablate.py", description=__doc__, formatter_class=HelpFormatter)
+    group = parser.add_argument_group("ablations")
+    group.add_argument(
         "--ablation",
         default="all",
         metavar="NAMES",
         help="names with commas between; all: those that change the model; none: the full model alone (default: all)",
     )
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each (default: 3)")
-    parser.add_argument("--workdir", type=Path, default=Path("ablations"), metavar="DIR", help="default: ablations")
-    parser.add_argument("--split", choices=["validate", "test"], default="validate", help="default: validate")
-    parser.add_argument("--dry_run", action="store_true", help="list the runs and what they cost, and stop")
+    group.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each (default: 3)")
+    group.add_argument(
+        "--workdir", type=Path, default=Path("ablations"), metavar="DIR", help="where the runs go (default: ablations)"
+    )
+    group.add_argument(
+        "--split", choices=["validate", "test"], default="validate", help="that is evaluated (default: validate)"
+    )
+    group.add_argument("--dry_run", action="store_true", help="list the runs and what they cost, and stop")
     add_common_arguments(parser)
     args = parser.parse_args(argv)
     if args.seeds < 1:

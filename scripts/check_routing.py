@@ -47,7 +47,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     results.add_argument(
         "--show", action="store_true", help="list the questions that went wrong (default: counts alone)"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: one line)")
+    results.add_argument("--debug", action="store_true", help="show the traceback of an error (default: one line)")
     return parser.parse_args(argv)
 
 

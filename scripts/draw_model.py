@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))  # started by its path, Python looks in scripts/ o
 
 from configs.mimic_cxr_config import Config  # noqa: E402
 from data.label_space import CHEXPERT, HEADS, QUESTION_TYPES, REGIONS, HeadSpec  # noqa: E402
+from utils import cli  # noqa: E402
 
 WIDTH, HEIGHT = 1600, 860
 SCALE = 2
@@ -175,8 +176,17 @@ def _legend(pen: ImageDraw.ImageDraw) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=ROOT / "asset" / "model.png", help="default: asset/model.png")
+    parser = argparse.ArgumentParser(
+        prog="scripts/draw_model.py", description=__doc__, formatter_class=cli.HelpFormatter
+    )
+    group = parser.add_argument_group("figure")
+    group.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "asset" / "model.png",
+        metavar="FILE",
+        help="where (default: asset/model.png)",
+    )
     draw(Config()).save(parser.parse_args(argv).output, optimize=True)
 
 

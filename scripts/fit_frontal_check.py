@@ -66,7 +66,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     results.add_argument(
         "--write", action="store_true", help="replace configs/frontal_check.json (default: measure it as it is)"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: one line)")
+    results.add_argument("--debug", action="store_true", help="show the traceback of an error (default: one line)")
     args = parser.parse_args(argv)
     if args.write and not (args.films and (args.others or args.vqa_rad)):
         parser.error("--write: a fit needs --films, and --others or --vqa_rad")

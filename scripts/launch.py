@@ -32,30 +32,42 @@ class LaunchPlan:
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The launcher's options, and the rest, which is the training script's."""
-    parser = argparse.ArgumentParser(prog=HEAD, description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", default="configs/default_config.yaml", metavar="FILE", help="settings")
-    parser.add_argument("--num_gpus", type=int, metavar="N", help="GPUs of this machine (default: all)")
-    parser.add_argument(
-        "--nnodes", type=int, metavar="N", help="machines (default: what SLURM or Vertex AI says, else 1)"
+    parser = argparse.ArgumentParser(
+        prog=HEAD, description=__doc__, allow_abbrev=False, formatter_class=cli.HelpFormatter
     )
-    parser.add_argument("--node_rank", type=int, metavar="K", help="which of them this is, from 0")
-    parser.add_argument("--master_addr", metavar="HOST", help="address of node 0")
-    parser.add_argument("--master_port", type=int, metavar="P", help="a free port of node 0 (default: 29500)")
-    parser.add_argument(
-        "--hostfile", metavar="FILE", help='DeepSpeed\'s launcher on these hosts: lines "NAME slots=GPUS"'
+    run = parser.add_argument_group("run")
+    run.add_argument("--config", default="configs/default_config.yaml", metavar="FILE", help="YAML file of settings")
+    run.add_argument("--no_auto", action="store_true", help="no hardware advice: settings as they are written")
+    run.add_argument("--dry_run", action="store_true", help="print hardware, plan and command, and start nothing")
+    run.add_argument(
+        "--simulate",
+        metavar="TEXT",
+        help='plan for another machine, such as "4x NVIDIA L4": with --dry_run (default: this one)',
     )
-    which = parser.add_mutually_exclusive_group()
+    run.add_argument("--cpus", type=int, metavar="N", help="CPUs of the simulated machine (default: 12 for each GPU)")
+    run.add_argument("--debug", action="store_true", help="tracebacks, and messages of NCCL and torch.distributed")
+    _add_process_options(parser)
+    return parser.parse_known_args(argv)
+
+
+def _add_process_options(parser: argparse.ArgumentParser) -> None:
+    nodes = parser.add_argument_group("processes and machines (defaults: what SLURM or Vertex AI says, else as named)")
+    nodes.add_argument("--num_gpus", type=int, metavar="N", help="GPUs of this machine (default: all)")
+    nodes.add_argument("--nnodes", type=int, metavar="N", help="machines (default: 1)")
+    nodes.add_argument("--node_rank", type=int, metavar="K", help="which of them this is, from 0 (default: none)")
+    nodes.add_argument("--master_addr", metavar="HOST", help="address of node 0 (default: none)")
+    nodes.add_argument("--master_port", type=int, metavar="P", help="a free port of node 0 (default: 29500)")
+    nodes.add_argument(
+        "--hostfile",
+        metavar="FILE",
+        help='DeepSpeed\'s launcher on these hosts: lines "NAME slots=GPUS" (default: none)',
+    )
+    which = nodes.add_mutually_exclusive_group()
     which.add_argument("--deepspeed", action="store_true", help="DeepSpeed's launcher, and deepspeed.enabled=true")
     which.add_argument("--torchrun", action="store_true", help="torchrun (the default for several processes)")
-    parser.add_argument("--max_restarts", type=int, metavar="N", help="start again after a failure, at most so often")
-    parser.add_argument("--no_auto", action="store_true", help="no hardware advice: settings as they are written")
-    parser.add_argument(
-        "--simulate", metavar="TEXT", help='plan for another machine, such as "4x NVIDIA L4": with --dry_run'
+    nodes.add_argument(
+        "--max_restarts", type=int, metavar="N", help="start again after a failure, at most so often (default: 0)"
     )
-    parser.add_argument("--cpus", type=int, metavar="N", help="CPUs of the simulated machine")
-    parser.add_argument("--dry_run", action="store_true", help="print hardware, plan and command, and start nothing")
-    parser.add_argument("--debug", action="store_true", help="tracebacks, and messages of NCCL and torch.distributed")
-    return parser.parse_known_args(argv)
 
 
 def training_options(options: argparse.Namespace, rest: list[str]) -> list[str]:

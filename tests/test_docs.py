@@ -13,15 +13,39 @@ from urllib.parse import unquote
 import pytest
 
 from configs import loading
-from configs.mimic_cxr_config import TYPES, Config
+from configs.mimic_cxr_config import TYPES, Config, load_config
 from data.doctor.oddities import FILES
 from data.index.build import NO_IMAGE
-from data.label_space import QUESTION_TYPES
+from data.label_space import QUESTION_TYPES, Head
 from data.release.check import ODD
+from data.vqa_rad import _rules
+from tests.doc_blocks import DOCUMENTS, blocks
 from training.evaluation import ROWS
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+DOCS = DOCUMENTS
+HOSTS = {
+    *(
+        "physionet.org",
+        "doi.org",
+        "arxiv.org",
+        "osf.io",
+        "github.com",
+        "huggingface.co",
+        "pytorch.org",
+        "docs.python.org",
+    ),
+    *(
+        "keepachangelog.com",
+        "semver.org",
+        "gradio.app",
+        "www.gradio.app",
+        "onnx.ai",
+        "onnxruntime.ai",
+        "jupytext.readthedocs.io",
+    ),
+}
+"""Where links out of the documents may lead: no test opens them"""
 PROMISED = """
     MIMIC_CXR_VQA_ANALYSIS MULTI_GPU_TRAINING TRAINING_GUIDE SETUP_DATA architecture_diagram methodology mimic-cxr-jpg
     mimic-ext-cxr-qba
@@ -50,9 +74,13 @@ def test_promised_documents():
 
 
 def anchors(text: str) -> set[str]:
-    """What headings are called in links, as GitHub makes it."""
-    titles = re.findall(r"^#+ +(.+?) *$", FENCE.sub("", text), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    """What headings are called in links, as GitHub makes it: the second of the same words ends with -1; and named ones."""
+    text, found = FENCE.sub("", text), []
+    for title in re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE):
+        title = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title)
+        found.append(re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-"))
+    numbered = {f"{name}-{n}" for name in found for n in range(1, found.count(name))}
+    return {*found, *numbered, *re.findall(r"<a (?:id|name)=\"([\w-]+)\"", text)}
 
 
 def broken_links(text: str, path: Path) -> list[str]:
@@ -67,6 +95,12 @@ def broken_links(text: str, path: Path) -> list[str]:
     return broken
 
 
+def strange_links(text: str) -> list[str]:
+    """Links out of the documents that are not https, or lead where none of HOSTS is."""
+    found = re.findall(r"(?<![\w/])([a-z]\w*)://([\w.-]+)", FENCE.sub("", text))
+    return [f"{scheme}://{host}" for scheme, host in found if scheme != "https" or host not in HOSTS]
+
+
 @documents
 def test_links_resolve(path):
     assert broken_links(path.read_text(encoding="utf-8"), path) == []
@@ -75,6 +109,18 @@ def test_links_resolve(path):
 def test_a_broken_link_would_be_found():
     text = "[a](nowhere.md) [b](README.md) [c](README.md#no-such-part) [d](https://example.org) [e](docs/SETUP_DATA.md#commands)"
     assert broken_links(text, ROOT / "x.md") == ["nowhere.md", "README.md#no-such-part"]
+    twice = '## A `b`: c\n## A b c\n<a id="named"></a>\n```\n## not this\n```\n'
+    assert anchors(twice) == {"a-b-c", "a-b-c-1", "named"}
+
+
+@documents
+def test_links_out_have_known_hosts(path):
+    assert strange_links(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_strange_link_would_be_found():
+    text = "[a](https://doi.org/1) http://doi.org/2 <https://example.org/x> see https://physionet.org, s3://bucket"
+    assert strange_links(text) == ["http://doi.org", "https://example.org", "s3://bucket"]
 
 
 @documents
@@ -186,6 +232,35 @@ def test_stated_defaults_are_the_defaults(path):
     stated = re.findall(rf"`{SETTING}` \(?(\d+(?:\.\d+)?)(?![\w.]*\w)", path.read_text(encoding="utf-8"))
     wrong = {key: value for key, value in stated if float(value) != loading.get(Config(), key)}
     assert wrong == {}
+
+
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.name != "vqa_rad.yaml")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_configuration_file_is_valid(path):
+    loaded = load_config(path)
+    assert [origin for origin in loaded.origin.values() if origin not in ("default", path.name)] == []
+
+
+def test_the_rules_of_vqa_rad_are_valid():
+    _, table = _rules(ROOT / "configs" / "vqa_rad.yaml")
+    assert {rule.head for rule in table} == set(Head)
+
+
+def test_configurations_in_documents_are_valid(tmp_path):
+    found = [
+        block
+        for path in DOCS
+        for block in blocks(path.read_text(encoding="utf-8"), path.name)
+        if block.language in ("yaml", "yml")
+    ]
+    assert len(found) >= 1
+    for number, block in enumerate(found):
+        shutil.copytree(ROOT / "configs", tmp_path / f"{number}")
+        mine = tmp_path / f"{number}" / "mine.yaml"
+        mine.write_text(block.text, encoding="utf-8")
+        load_config(mine)
 
 
 # Lists of the code

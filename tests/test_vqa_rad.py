@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
-import numpy as np
 import pytest
-from PIL import Image
 
 from configs.mimic_cxr_config import DataConfig
 from data.label_space import CHEXPERT, REGIONS, Head
 from data.records import write_record_index
 from data.vocabulary import Vocabulary
 from data.vqa_rad import read_vqa_rad
+from tests.vqa_rad_files import vqa_rad_folder
 from training.audit import audit_index
 from training.evaluation_run import question_set
 from utils.errors import DataError
@@ -20,37 +17,9 @@ from utils.errors import DataError
 VOCABULARY = Vocabulary(("pleural effusion",), ("lungs",))
 
 
-def entry(number, image, question, answer, kind="CLOSED", organ="CHEST"):
-    return {
-        "qid": number,
-        "image_name": f"{image}.jpg",
-        "image_organ": organ,
-        "question": question,
-        "answer": answer,
-        "answer_type": kind,
-    }
-
-
 @pytest.fixture
 def folder(tmp_path):
-    train = [
-        entry(1, "a", "Is there an effusion?", "Yes"),
-        entry(2, "a", "Where is the lesion?", "Right upper lobe and left lung", "OPEN"),
-        entry(3, "b", "What is the pathology?", "cardiomegaly with pulmonary edema", "OPEN"),
-        entry(4, "b", "Is it PA or AP?", "pa"),
-        entry(5, "c", "Are the ventricles normal?", "yes", organ="HEAD"),
-        entry(6, "b", "Where is the catheter tip?", "somewhere", "OPEN "),
-        entry(7, "b", "What modality is this?", "x-ray", "OPEN"),
-    ]
-    test = [entry(8, "a", "Is the heart enlarged?", "no"), entry(9, "d", "How severe is it?", "Mild", "OPEN")]
-    root = tmp_path / "rad"
-    (root / "images").mkdir(parents=True)
-    for name, part in (("trainset", train), ("testset", test)):
-        (root / f"{name}.json").write_text(json.dumps(part))
-    rng = np.random.default_rng(0)
-    for name in "abcd":
-        Image.fromarray(rng.integers(0, 255, (40, 50), dtype=np.uint8)).save(root / "images" / f"{name}.jpg")
-    return root
+    return vqa_rad_folder(tmp_path / "rad")
 
 
 def test_questions_become_targets_by_the_rules(folder):

@@ -63,6 +63,23 @@ def say(*lines: str) -> None:
         print(shown(line))
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help texts as they are written, each with its default: what a text does not say itself is added.
+
+    An option whose default is None or an empty list has to say in its own words what happens without it
+    (tests/test_help.py).
+    """
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        # as argparse's own ArgumentDefaultsHelpFormatter does it, but for flags, where "False" tells a user little
+        text = action.help
+        if text is None or "default" in text or not action.option_strings or action.dest == "help":
+            return text
+        if action.nargs == 0:
+            return f"{text} (default: off)"
+        return text if action.default in (None, []) else f"{text} (default: %(default)s)"
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """--config, --mimic_cxr_path, --mimic_qa_path, --set, --print_config, --debug. An option not given is None.
 
@@ -81,7 +98,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="one setting, such as training.num_epochs=3; may be repeated",
+        help="one setting, such as training.num_epochs=3; may be repeated (default: none)",
     )
     group.add_argument("--print_config", action="store_true", help="print every setting with its origin, then stop")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")

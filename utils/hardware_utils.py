@@ -348,16 +348,24 @@ def _memory_line(hardware: Hardware) -> str:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m utils.hardware_utils", description="Detect the hardware and advise."
+        prog="python -m utils.hardware_utils",
+        description="Detect the hardware and advise; with --probe: measure. The common options are for --probe.",
+        formatter_class=cli.HelpFormatter,
     )
-    parser.add_argument("--json", action="store_true", help="machine-readable: hardware, advice and settings")
-    parser.add_argument(
-        "--simulate", metavar="TEXT", help='advise for another machine: "4x NVIDIA L4", "A100 80GB", "cpu"'
+    advice = parser.add_argument_group("advice")
+    advice.add_argument("--json", action="store_true", help="machine-readable: hardware, advice and settings")
+    advice.add_argument(
+        "--simulate",
+        metavar="TEXT",
+        help='advise for another machine: "4x NVIDIA L4", "A100 80GB", "cpu" (default: this one)',
     )
-    parser.add_argument("--cpus", type=int, metavar="N", help="CPUs of the simulated machine")
-    parser.add_argument("--probe", action="store_true", help="take training steps here; what they and a run cost")
-    parser.add_argument("--devices", type=int, metavar="N", help="devices of the run (default: those of this machine)")
-    parser.add_argument("--max_minutes", type=float, metavar="N", help="about the time that --probe takes (default: 5)")
+    advice.add_argument(
+        "--cpus", type=int, metavar="N", help="CPUs of the simulated machine (default: 12 for each GPU)"
+    )
+    probe = parser.add_argument_group("measuring")
+    probe.add_argument("--probe", action="store_true", help="take training steps here; what they and a run cost")
+    probe.add_argument("--devices", type=int, metavar="N", help="devices of the run (default: those of this machine)")
+    probe.add_argument("--max_minutes", type=float, metavar="N", help="about the time that --probe takes (default: 5)")
     cli.add_common_arguments(parser)
     args = parser.parse_args(argv)
     if args.cpus is not None and args.simulate is None:
