@@ -43,6 +43,7 @@ HOSTS = {
         "onnx.ai",
         "onnxruntime.ai",
         "jupytext.readthedocs.io",
+        "www.med-vqa.com",
     ),
 }
 """Where links out of the documents may lead: no test opens them"""

@@ -11,7 +11,23 @@ GPUS = "needs several GPUs"
 MACHINES = "needs several machines"
 TRAINED = "ends with 1 unless the model has learned; it runs small in tests/test_explain_cli.py"
 MEASURED = "measures at full size, for minutes to hours; the same code runs small in "
+SERVES = "serves until it is stopped; tests/test_page*.py open it"
+SERVICE = "needs the service; with a local one in its place: "
 NOT_RUN = {
+    ("CONTRIBUTING.md", "./scripts/setup.sh"): "runs these tests",
+    (
+        "CONTRIBUTING.md",
+        "python train_mimic_cxr.py --config own_config.yaml",
+    ): "tests/test_extending.py runs it after the change",
+    ("README.md", "./scripts/page.sh"): SERVES,
+    ("docs/PAGE.md", "./scripts/quickstart.sh"): SERVES,
+    ("docs/PAGE.md", "./scripts/page.sh"): SERVES,
+    ("docs/EXPORT.md", "python scripts/export.py quickstart"): MEASURED + "tests/test_export.py",
+    ("docs/HUB.md", "python scripts/hub.py push"): SERVICE + "tests/test_hub*.py",
+    ("docs/HUB.md", "python train_mimic_cxr.py"): SERVICE + "tests/test_hub*.py",
+    ("docs/TRACKING.md", "echo"): SERVICE + "tests/test_wandb*.py",
+    ("docs/TRACKING.md", "python scripts/track.py replay"): SERVICE + "tests/test_wandb_replay.py",
+    ("docs/TRACKING.md", "wandb sweep"): SERVICE + "tests/test_wandb_agent.py",
     ("README.md", "./scripts/test.sh"): "runs these tests",
     ("docs/ASKING.md", "python scripts/fit_frontal_check.py"): "reads sets of real films",
     ("docs/ASKING.md", "python scripts/check_routing.py"): "reads the real VQA-RAD, with a model that has learned",
