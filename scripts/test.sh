@@ -7,8 +7,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/_env.sh
-install_requirements requirements-dev.txt
-install_requirements requirements-export.txt
+for list in dev page export; do
+    install_requirements "requirements-$list.txt"
+done
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false WANDB_MODE=disabled OMP_NUM_THREADS=1
 for argument in "$@"; do
