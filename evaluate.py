@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
 
     paths = [Path(path) if path else None for path in (args.model_path, args.predictions, args.compare)]
     job = EvaluationJob(
-        model_path=model_directory(paths[0]) if paths[0] else None,
+        model_path=model_directory(args.model_path) if args.model_path else None,
         split="test" if args.cross_dataset else args.split,
         graph=args.graph,
         controls=args.controls == "all",

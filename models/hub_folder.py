@@ -43,6 +43,8 @@ def model_directory(name: str | Path, revision: str | None = None) -> Path:
     folder = Path(name)
     if folder.is_dir():
         return folder
+    if str(folder) != str(name):  # `./user/name` is written as a path, and stays one
+        return folder.absolute()
     repository, found = hub.split_revision(str(name))
     # a mistyped path of a folder that is here is no name to ask the Hub for
     if not hub.is_repository(repository) or Path(repository).parent.exists():
@@ -77,8 +79,18 @@ def _downloaded(repository: str, revision: str | None) -> Path:
 
 
 def _snapshot(repository: str, revision: str | None, files: tuple[str, ...]) -> Path:
-    found = hub.client().snapshot_download(repository, revision=revision, allow_patterns=list(files))
-    return Path(found)
+    options = {"revision": revision, "allow_patterns": list(files)}
+    try:
+        return Path(hub.client().snapshot_download(repository, **options))
+    except Exception as error:
+        if not hub.is_passing(error):
+            raise
+        try:
+            found = Path(hub.client().snapshot_download(repository, local_files_only=True, **options))
+        except Exception:
+            raise error from None
+        log.warning("%s: the Hub does not answer, the commit in the cache is used", repository)
+        return found
 
 
 def _cannot_have(name: str, error: Exception) -> CheckpointError:

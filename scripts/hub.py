@@ -87,6 +87,7 @@ def push(args: argparse.Namespace) -> int:
     report = read_report(args.report)
     if args.write_only:
         hub_files.write_shared_folder(args.model_folder, args.write_only, report)
+        hub_files.unlink_copies(args.write_only)
         files = sorted(path for path in args.write_only.rglob("*") if path.is_file())
         print("\n".join(f"{path.stat().st_size:>13,}  {path.relative_to(args.write_only)}" for path in files))
         return 0

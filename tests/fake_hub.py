@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return True
         if fault == "drop":
-            self.rfile.read(10)
+            self.rfile.read(min(10, int(self.headers.get("Content-Length") or 0)))
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return True

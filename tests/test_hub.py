@@ -248,6 +248,7 @@ def test_the_files_can_be_looked_at_without_a_hub(public, tmp_path, capsys):
     listed = {line.split()[-1] for line in capsys.readouterr().out.splitlines()}
     assert listed == {str(p.relative_to(tmp_path / "look")) for p in (tmp_path / "look").rglob("*") if p.is_file()}
     assert listed <= set(HUB_FILES)
+    assert (tmp_path / "look" / "model.safetensors").stat().st_nlink == 1, "a file of its own"
     with pytest.raises(HubError, match="is there already"):
         command.main(["push", str(public), NAME, "--write_only", str(tmp_path / "look")])
 

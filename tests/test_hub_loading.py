@@ -123,7 +123,7 @@ def test_what_cannot_be_had_is_one_line(repository, hub_here, monkeypatch, chang
     change(hub_here)
     with pytest.raises(CheckpointError, match=said) as raised:
         SSGVQA.from_pretrained(NAME)
-    assert "\n" not in str(raised.value) and "http" not in str(raised.value) and "hf_" not in str(raised.value)
+    assert "\n" not in str(raised.value) and "http://" not in str(raised.value) and "hf_" not in str(raised.value)
 
 
 def test_without_a_token_a_private_repository_is_not_there(repository, monkeypatch):

@@ -151,6 +151,14 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def unlink_copies(folder: Path) -> None:
+    """Give a folder that is to stay files of its own: who changes them must not change the model."""
+    for path in folder.rglob(WEIGHTS):
+        own = path.with_suffix(".copy")
+        shutil.copyfile(path, own)
+        os.replace(own, path)
+
+
 def _write_tokenizer(tokenizer, target: Path) -> None:
     """tokenizer.json has vocabulary and rules alone; of its settings those with known names."""
     write_atomic(target / "tokenizer.json", tokenizer.backend_tokenizer.to_str())

@@ -22,6 +22,7 @@ SECONDS = 60.0
 ONE_ANSWER = 10.0
 """Longest wait for a connection"""
 BROKEN = "the Hub does not answer, or the connection broke: try again when the network is there"
+_NOT_ANSWERED = "not in the local cache, and the Hub does not answer"
 _PART = r"(?!.*(?:--|\.\.))[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"({_PART})/({_PART})", re.ASCII)
 _OF_STATUS = {
@@ -75,11 +76,24 @@ def _limit_waits() -> None:
 
     def limited():
         made = _http.default_client_factory()  # no public name leads to it, and its HTTP library differs by release
-        made.timeout = type(made.timeout)(SECONDS, connect=ONE_ANSWER)
+        hooks = made.event_hooks
+        made.event_hooks = hooks | {"request": [*hooks["request"], limit]}
         return made
+
+    def limit(request) -> None:  # some of its requests ask for no limit in so many words
+        asked = request.extensions.get("timeout") or {}
+        most = dict.fromkeys(("read", "write", "pool"), SECONDS) | {"connect": ONE_ANSWER}
+        request.extensions["timeout"] = {
+            step: min(seconds, asked[step]) if asked.get(step) else seconds for step, seconds in most.items()
+        }
 
     logging.set_verbosity_error()  # its lines about each retry have addresses that are keys for a while
     set_client_factory(limited)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the network or the Hub is to blame, and not the name, the revision or the token."""
+    return reason(error) in (BROKEN, _NOT_ANSWERED) or "error of its own" in reason(error)
 
 
 def reason(error: BaseException) -> str:
@@ -98,8 +112,9 @@ def reason(error: BaseException) -> str:
     if isinstance(error, errors.HFValidationError):
         return f"the name must have the form {REPOSITORY_FORM}"
     if isinstance(error, errors.LocalEntryNotFoundError):
-        why = "HF_HUB_OFFLINE is set" if offline() else "the Hub does not answer"
-        return f"not in the local cache, and {why}"
+        if isinstance(error.__cause__, errors.HfHubHTTPError):
+            return reason(error.__cause__)
+        return "not in the local cache, and HF_HUB_OFFLINE is set" if offline() else _NOT_ANSWERED
     if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code if error.response is not None else 0
         if status >= 500:
