@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import zlib
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from utils.errors import DataError
+from utils.utils import sha256_of
 
 SAMPLE = 2**16
 """Bytes at either end of a file that `sampled` looks at"""
@@ -61,12 +61,6 @@ def write_listing(folder: Path, known: Mapping[str, str] | None = None) -> None:
         if path.is_file() and name not in sums:
             sums[name] = sha256_of(path)
     (folder / NAME).write_text("".join(f"{sums[name]} {name}\n" for name in sorted(sums)), encoding="utf-8")
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digits, in small letters."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sampled(path: Path | str) -> tuple[int, int] | None:

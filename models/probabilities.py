@@ -5,7 +5,6 @@ Letters in shapes: n questions of one head, C classes of that head.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from data.label_space import HEADS, Head
 from models.model_folder import WEIGHTS
 from utils.errors import CheckpointError
+from utils.utils import sha256_of
 
 TEMPERATURES = "temperature.json"
 """In a model folder: temperatures by head, fitted on the validation split, and `model_sha256` of the weights they are for"""
@@ -60,8 +60,7 @@ def sureness(head: Head, values: np.ndarray, decided: np.ndarray) -> np.ndarray:
 
 def weights_sha256(folder: Path) -> str:
     """SHA-256 of a model folder's weights, hex: what is measured of a model belongs to these weights alone."""
-    with (folder / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(folder / WEIGHTS)
 
 
 def read_measured(path: Path, sha256: str) -> dict | None:

@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import setup_data
-from data.checksums import read_listing, sha256_of
+from data.checksums import read_listing
 from data.release import open_release
 from data.release.subset import choose_patients, write_subset
 from data.synthetic import write_release
 from utils.errors import DataError
+from utils.utils import sha256_of
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from utils.privacy import open_private
 
 FILE = "acknowledgements.jsonl"
 FEWEST_WORDS = 8
-AGREEMENT = "https://physionet.org/content/mimic-ext-cxr-qba/view-license/1.0.0/"
+AGREEMENT = "https://physionet.org/content/mimic-ext-cxr-qba/1.0.0/"
 EXAMPLE = (
     "Only the members of our group can open this repository, and all of them have signed the data use agreements of MIMIC-CXR-JPG "
     "and MIMIC-Ext-CXR-QBA."

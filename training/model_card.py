@@ -41,7 +41,7 @@ LICENCES = {
     RELEASE: {
         "license": "other",
         "license_name": "physionet-credentialed-health-data-license-1.5.0",
-        "license_link": "https://physionet.org/content/mimic-ext-cxr-qba/view-license/1.0.0/",
+        "license_link": "https://physionet.org/content/mimic-ext-cxr-qba/1.0.0/",
     },
     OTHER_SET: {"license": "other", "license_name": "as-its-data-allow"},
     UNRECORDED: {"license": "other", "license_name": "as-its-data-allow"},
@@ -50,7 +50,7 @@ LICENCES = {
 TERMS = {
     LOOK_ALIKE: "The generated data and the software are under the MIT licence; so are these weights.",
     RELEASE: "MIMIC-CXR-JPG and MIMIC-Ext-CXR-QBA are under the [PhysioNet Credentialed Health Data License 1.5.0]"
-    "(https://physionet.org/content/mimic-ext-cxr-qba/view-license/1.0.0/). These weights are derived from them: whoever gets "
+    "(https://physionet.org/content/mimic-ext-cxr-qba/1.0.0/). These weights are derived from them: whoever gets "
     "them must have credentialed access and have signed the data use agreements of both. The software is under the MIT licence.",
     OTHER_SET: "These weights are derived from that set and from the data of the model that training started from: the licences "
     "of all of them hold. The software is under the MIT licence.",

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from data.checksums import NAME, read_listing, sha256_of
+from data.checksums import NAME, read_listing
 from data.download import transfer
 from data.download.transfer import Count, Site
 from utils.errors import DataError, UserError
 from utils.privacy import open_private, private_directory
-from utils.utils import get_logger, writing_to
+from utils.utils import get_logger, sha256_of, writing_to
 
 LEDGER = ".downloaded.jsonl"
 """In the folder: size, time and checksum of each file that passed, so that a second call reads none of them"""

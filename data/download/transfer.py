@@ -18,7 +18,6 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 
-from data.checksums import sha256_of
 from data.download.credentials import Credentials, LoginError
 from data.download.http import (
     Retry,
@@ -36,7 +35,7 @@ from data.download.http import (
 from data.download.space import require_space
 from utils.errors import DataError
 from utils.privacy import open_private, private_directory
-from utils.utils import get_logger, write_atomic
+from utils.utils import get_logger, sha256_of, write_atomic
 
 PIECE = 16 * 2**20
 """Bytes of a request: what a kill loses of each connection at most"""

@@ -10,10 +10,11 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from data.checksums import NAME, read_listing, sha256_of
+from data.checksums import NAME, read_listing
 from data.images import decode
 from data.release.reader import Release, wanted_views
 from utils.errors import DataError
+from utils.utils import sha256_of
 from utils.workers import leave_with_parent
 
 IGNORED_FOLDERS = {"quarantine"}
