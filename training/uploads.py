@@ -6,8 +6,8 @@ them, one folder at a time. Of several that wait for the same branch only the ne
 
 from __future__ import annotations
 
+import secrets
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +21,7 @@ from training.acknowledgement import FILE, Acknowledgement, acknowledge
 from training.checkpoint import OPTIMIZER
 from training.hub_files import check_words, link_or_copy
 from utils.errors import ConfigError, HubError, UserError
+from utils.privacy import private_directory
 from utils.utils import TEMPORARY, get_logger
 
 log = get_logger(__name__)
@@ -117,7 +118,7 @@ class Uploads:
 
     def _keep(self, folder: Path) -> Path:
         """The folder's files as they are now, under other names on the same disk."""
-        kept = Path(tempfile.mkdtemp(prefix=f".{folder.name}{TEMPORARY}upload-", dir=self.output_dir))
+        kept = private_directory(self.output_dir / f".{folder.name}{TEMPORARY}upload-{secrets.token_hex(4)}")
         left_out = shutil.ignore_patterns(OPTIMIZER)
         shutil.copytree(folder, kept, ignore=left_out, copy_function=link_or_copy, dirs_exist_ok=True)
         if self.acknowledgement:
