@@ -275,6 +275,7 @@ def test_a_report_of_other_weights_or_another_graph_is_refused(report):
 
 def test_a_report_is_shared_as_numbers(report):
     source = report["provenance"] | {"dataset": f"own data ({CANARY}.csv)", "model": f"/{CANARY}", "notice": CANARY}
+    source |= dict.fromkeys(("index_fingerprint", "split", "seed"), CANARY)
     rows = report["rows"] | {f"{CANARY} row": {"binary": {"n": 1}}}
     rows["model"] = rows["model"] | {"binary": rows["model"]["binary"] | {"who": CANARY}}
     shared = shared_report(
