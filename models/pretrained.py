@@ -6,6 +6,7 @@ When they cannot be had the run stops with one line that says how to go on. Rand
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ OF_THE_CLASSIFIER = ("in_chans", "num_classes", "global_pool")
 """Stored arguments that say nothing about feature maps of grey images"""
 TEXT, VISUAL = "model.text_encoder", "model.visual_backbone"
 TIMM_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+"""Else transformers tells a service the name of an encoder that is published as a pickle, at each load, to have it converted"""
 
 log = get_logger(__name__)
 

@@ -41,7 +41,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     where.add_argument("repository", metavar="user/name", help="made when it is missing")
     where.add_argument("--public", action="store_true", help="anybody can open it (default: private)")
     where.add_argument(
-        "--message", default="Upload model", metavar="TEXT", help="of the commit (default: Upload model)"
+        "--message",
+        default="Upload model",
+        metavar="TEXT",
+        help="of the commit; it is sent as it is (default: Upload model)",
     )
     where.add_argument(
         "--write_only",
@@ -83,11 +86,14 @@ def check_folder(folder: Path) -> None:
 
 def push(args: argparse.Namespace) -> int:
     from training import acknowledgement, hub, hub_files
+    from utils.utils import writing_to
 
     report = read_report(args.report)
+    hub.check_message(args.message)
     if args.write_only:
-        hub_files.write_shared_folder(args.model_folder, args.write_only, report)
-        hub_files.unlink_copies(args.write_only)
+        with writing_to(args.write_only, "name another folder with --write_only"):
+            hub_files.write_shared_folder(args.model_folder, args.write_only, report)
+            hub_files.unlink_copies(args.write_only)
         files = sorted(path for path in args.write_only.rglob("*") if path.is_file())
         print("\n".join(f"{path.stat().st_size:>13,}  {path.relative_to(args.write_only)}" for path in files))
         return 0

@@ -241,6 +241,11 @@ def test_errors_of_the_command(public, tmp_path, hub_here):  # noqa: F811
     (tmp_path / "report.json").write_text("[]")
     with pytest.raises(HubError, match="no report.json of evaluate.py"):
         command.main(["push", str(public), NAME, "--report", str(tmp_path / "report.json")])
+    with pytest.raises(DataError, match="cannot write to .*look.*--write_only"):
+        command.main(["push", str(public), NAME, "--write_only", str(tmp_path / "report.json" / "look")])
+    with pytest.raises(HubError, match="--message has a number like that of a patient"):
+        command.main(["push", str(public), NAME, "--message", "without patient 10987654"])
+    assert hub_here.routes == []
 
 
 def test_the_files_can_be_looked_at_without_a_hub(public, tmp_path, capsys):
@@ -248,7 +253,8 @@ def test_the_files_can_be_looked_at_without_a_hub(public, tmp_path, capsys):
     listed = {line.split()[-1] for line in capsys.readouterr().out.splitlines()}
     assert listed == {str(p.relative_to(tmp_path / "look")) for p in (tmp_path / "look").rglob("*") if p.is_file()}
     assert listed <= set(HUB_FILES)
-    assert (tmp_path / "look" / "model.safetensors").stat().st_nlink == 1, "a file of its own"
+    weights = (tmp_path / "look" / "model.safetensors").stat()
+    assert (weights.st_nlink, weights.st_mode & 0o077) == (1, 0), "a private file of its own"
     with pytest.raises(HubError, match="is there already"):
         command.main(["push", str(public), NAME, "--write_only", str(tmp_path / "look")])
 

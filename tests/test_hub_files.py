@@ -245,6 +245,23 @@ def test_licence_and_notice_follow_the_data(kind, credentialed, licence, said):
     assert "patient 1" not in text and without_ids(text) == text
 
 
+def test_the_card_says_what_is_true_of_this_model():
+    """Not what is true of most: a text encoder that started from random weights, no graph read, no control beside it yet."""
+    config = Config()
+    usual = ModelCard(text := model_card(config, metrics_of() | {"question_only": {"headline": 0.4}}, False))
+    assert "Bio_ClinicalBERT, pretrained weights |" in text and "and answers from it with a head" in text
+    assert "compare with `question_only/` beside this file" in text and "licences of the pretrained encoders" in text
+    assert usual.data.base_model == ["emilyalsentzer/Bio_ClinicalBERT"]
+    config.model.text_pretrained, config.model.fusion = False, "none"
+    other = ModelCard(text := model_card(config, metrics_of(), False))
+    assert "Bio_ClinicalBERT, from random weights |" in text and "convnext_base, pretrained weights |" in text
+    assert "and answers, without reading it, with a head" in text and "question_only/" not in text
+    assert other.data.base_model is None
+    config.model.pretrained = False
+    text = model_card(config, metrics_of(), False)
+    assert "convnext_base, from random weights |" in text and "licences of the pretrained encoders" not in text
+
+
 def test_a_report_of_other_weights_or_another_graph_is_refused(report):
     own = report["provenance"]["model_sha256"]
     with pytest.raises(HubError, match="other weights"):
@@ -258,6 +275,7 @@ def test_a_report_of_other_weights_or_another_graph_is_refused(report):
 
 def test_a_report_is_shared_as_numbers(report):
     source = report["provenance"] | {"dataset": f"own data ({CANARY}.csv)", "model": f"/{CANARY}", "notice": CANARY}
+    source |= dict.fromkeys(("index_fingerprint", "split", "seed"), CANARY)
     rows = report["rows"] | {f"{CANARY} row": {"binary": {"n": 1}}}
     rows["model"] = rows["model"] | {"binary": rows["model"]["binary"] | {"who": CANARY}}
     shared = shared_report(

@@ -361,23 +361,40 @@ def test_question_only_round_trip(tmp_path):
         SSGVQA.from_pretrained(tmp_path / "question_only")
 
 
+def cached_snapshot(cache: Path, repository: str) -> Path:
+    """Of a repository with one commit, as `huggingface_hub` lays it out."""
+    cached = cache / f"models--{repository.replace('/', '--')}"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("a" * 40)
+    (snapshot := cached / "snapshots" / ("a" * 40)).mkdir(parents=True)
+    return snapshot
+
+
 def test_cached_hub_files_need_no_network(tmp_path, monkeypatch, visual_folder, text_folder):
-    """A filled cache, as `huggingface_hub` lays it out."""
     for repository, source in (("owner/visual", visual_folder), ("owner/text", text_folder)):
-        cached = tmp_path / f"models--{repository.replace('/', '--')}"
-        snapshot = cached / "snapshots" / ("a" * 40)
-        snapshot.mkdir(parents=True)
-        (cached / "refs").mkdir()
-        (cached / "refs" / "main").write_text("a" * 40)
+        snapshot = cached_snapshot(tmp_path, repository)
         for file in source.iterdir():
             (snapshot / file.name).write_bytes(file.read_bytes())
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(pretrained, "check_hub", lambda *a: pytest.fail("asked the network"))
-    found = huggingface_hub.hf_hub_download("owner/visual", "config.json", local_files_only=True, cache_dir=tmp_path)
-    assert Path(found).is_file()
+    assert Path(huggingface_hub.hf_hub_download("owner/visual", "config.json", local_files_only=True)).is_file()
     for prefix in ("hf-hub", "hf_hub"):
         settings = config(pretrained=True, visual_backbone=f"{prefix}:owner/visual", text_encoder=str(text_folder))
         tokenizer = build_tokenizer(settings.model, [])
         model = SSGVQA.build(settings.model, VOCABULARY, tokenizer, SIZE)
         stored = load_file(visual_folder / "model.safetensors")["stages.0.blocks.0.conv_dw.weight"]
         assert torch.equal(model.image_encoder.backbone.state_dict()["stages_0.blocks.0.conv_dw.weight"], stored)
+
+
+def test_no_service_is_asked_to_convert_an_encoder_that_is_a_pickle(tmp_path, monkeypatch, text_folder):
+    """Bio_ClinicalBERT is published as one; transformers would tell a service its name at each load, also out of the cache."""
+    snapshot = cached_snapshot(tmp_path, "owner/text")
+    (snapshot / "config.json").write_bytes((text_folder / "config.json").read_bytes())
+    torch.save(load_file(text_folder / "model.safetensors"), snapshot / "pytorch_model.bin")
+    asked = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("transformers.modeling_utils.auto_conversion", lambda *args, **_: asked.append(args))
+    monkeypatch.setattr(pretrained, "check_hub", lambda *a: pytest.fail("asked the network"))
+    settings = config(pretrained=True, text_encoder="owner/text", text_kwargs={}).model
+    assert pretrained.load_text_model(settings, lambda _: {"add_pooling_layer": False}) and not asked

@@ -130,6 +130,41 @@ def test_an_interrupted_wait_says_how_to_push_later(hub_here, tmp_path, monkeypa
     assert "interrupted before the upload had ended; later: python scripts/hub.py push" in caplog.text
 
 
+def test_a_training_that_ends_with_an_error_uploads_no_more(hub_here, tmp_path, monkeypatch):  # noqa: F811
+    """Also behind the loop, while the control is trained; whoever called it may live on."""
+    run = prepare(settings(tmp_path), index=index_in(tmp_path, False))
+    monkeypatch.setattr("training.run.add_control", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(run, "never")
+    with run.uploads._change:
+        assert run.uploads._change.wait_for(lambda: not run.uploads._busy or run.uploads._closed, 30)
+        assert run.uploads._closed and not run.uploads._waiting
+
+
+def test_nothing_is_made_on_the_hub_where_tracking_stops_the_run(hub_here, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    run = prepare(settings(tmp_path), index=index_in(tmp_path, False))
+    run.config.wandb.enabled = "online"
+    with pytest.raises(ConfigError, match="WANDB_API_KEY"):
+        train(run, "never")
+    time.sleep(0.2)  # what a thread that was started would need
+    assert hub_here.routes == []
+
+
+def test_a_folder_that_cannot_be_kept_is_one_warning_and_leaves_nothing(hub_here, tmp_path, monkeypatch, caplog):  # noqa: F811
+    def full(source, target, **_):
+        raise OSError(28, "No space left on device")
+
+    made = uploads.Uploads(settings(tmp_path))
+    folder = _some_folder(tmp_path)
+    (folder / "config.yaml").write_text("x")
+    monkeypatch.setattr(uploads, "link_or_copy", full)
+    with caplog.at_level(logging.WARNING):
+        made.best(folder, 1)
+    assert "cannot be kept for the upload (not all files could be copied)" in caplog.text
+    assert [path.name for path in folder.parent.iterdir()] == ["best_model"]
+
+
 def _some_folder(place):
     (place / "run" / "best_model").mkdir(parents=True)
     return place / "run" / "best_model"
@@ -182,6 +217,28 @@ def test_an_acknowledged_training_records_it_and_uploads(hub_here, tmp_path, mon
     assert hub_here.repositories[NAME].files()["model.safetensors"] == (best / "model.safetensors").read_bytes()
     sent = hub_here.everything()
     assert WORDS.encode() not in sent and b"login-canary" not in sent
+
+
+def test_a_resumed_training_that_uploads_for_the_first_time_records_why_it_may(hub_here, tmp_path):  # noqa: F811
+    """The best model was written by the part of the run that uploaded nothing."""
+    index = index_in(tmp_path, True)
+    best = train(prepare(pretrained_config(tmp_path / "run", tmp_path, **STEPS), index=index), "never")
+    assert not (best / FILE).exists()
+    options = {"hub_model_id": NAME, "hub_acknowledgement": WORDS}
+    config = pretrained_config(tmp_path / "run", tmp_path, **STEPS, **options)
+    for _ in range(2):
+        train(prepare(config, index=index), "auto")
+        assert (best / FILE).read_text().count(WORDS) == 1, "once, however often"
+    assert "model.safetensors" in hub_here.repositories[NAME].files()
+
+
+def test_an_acknowledgement_that_cannot_be_recorded_is_no_upload(hub_here, tmp_path, caplog):  # noqa: F811
+    given = uploads.acknowledge(NAME, WORDS)
+    folder = _some_folder(tmp_path)
+    (folder / FILE).mkdir()
+    with caplog.at_level(logging.WARNING), uploads.Uploads(settings(tmp_path), given) as made:
+        made.finish(folder)
+    assert "must be recorded before the upload" in caplog.text and "commit" not in hub_here.routes
 
 
 def test_settings(tmp_path):

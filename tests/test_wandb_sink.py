@@ -57,6 +57,20 @@ def test_online_without_a_key_is_said_before_anything_is_built():
         wandb_sink.mode_of(WandbConfig(enabled="online"))
 
 
+@pytest.mark.parametrize("name", ["wandb.project", "wandb.entity", "wandb.name", *wandb_sink.WORDS])
+def test_a_word_with_an_id_is_refused_before_it_is_sent(monkeypatch, name):
+    settings = WandbConfig(enabled="offline")
+    if name.startswith("wandb."):
+        setattr(settings, name.removeprefix("wandb."), "p10987654-try")
+    else:
+        monkeypatch.setenv(name, "p10987654-try")
+    with pytest.raises(ConfigError, match=f"{name} has a number like that of a patient") as caught:
+        wandb_sink.mode_of(settings)
+    assert "10987654" not in str(caught.value)
+    settings.enabled = "false"
+    assert wandb_sink.mode_of(settings) == "disabled"
+
+
 # A service that misbehaves
 
 
@@ -197,6 +211,7 @@ def test_a_damaged_file_of_numbers_costs_no_training(sink_of, tmp_path, caplog):
 
 
 def stored_bytes(folder) -> list[bytes]:
+    wandb.teardown()  # its own process writes on for a moment when a run has ended
     return [path.read_bytes() for path in sorted(folder.rglob("*.wandb"))]
 
 

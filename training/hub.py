@@ -12,6 +12,7 @@ from training.acknowledgement import recorded
 from training.hub_files import write_shared_folder
 from utils import hub
 from utils.errors import HubError, UserError
+from utils.privacy import without_ids
 from utils.utils import TEMPORARY
 
 
@@ -19,6 +20,12 @@ def check_repository(repository: str) -> None:
     """HubError for a name that the Hub, or our rules of privacy, do not allow."""
     if not hub.is_repository(repository):
         raise HubError(f"{repository}: a repository must have the form {hub.REPOSITORY_FORM}")
+
+
+def check_message(message: str) -> None:
+    """HubError for a commit's message with the id of a patient, study or image."""
+    if without_ids(message) != message:
+        raise HubError("--message has a number like that of a patient or study, and would be sent: leave it out")
 
 
 def check_lineage(credentialed: bool, private: bool, acknowledged: bool, repository: str, how: str) -> None:

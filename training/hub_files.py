@@ -31,7 +31,7 @@ from models.probabilities import TEMPERATURES
 from models.routing import ROUTING
 from training.model_card import LOOK_ALIKE, OTHER_SET, RELEASE, UNRECORDED, model_card
 from utils.errors import CheckpointError, HubError
-from utils.privacy import private_directory, without_ids
+from utils.privacy import make_private, private_directory, without_ids
 from utils.utils import sha256_of, write_atomic, write_json
 
 REPORT, METRICS, CARD = "report.json", "metrics.json", "README.md"
@@ -157,6 +157,7 @@ def unlink_copies(folder: Path) -> None:
         own = path.with_suffix(".copy")
         shutil.copyfile(path, own)
         os.replace(own, path)
+    make_private(folder)
 
 
 def _write_tokenizer(tokenizer, target: Path) -> None:

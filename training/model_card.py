@@ -47,6 +47,7 @@ LICENCES = {
     UNRECORDED: {"license": "other", "license_name": "as-its-data-allow"},
 }
 """Of the weights, by the kind of their data, as the Hub's metadata has it"""
+ENCODERS = " The licences of the pretrained encoders hold too."
 TERMS = {
     LOOK_ALIKE: "The generated data and the software are under the MIT licence; so are these weights.",
     RELEASE: "MIMIC-CXR-JPG and MIMIC-Ext-CXR-QBA are under the [PhysioNet Credentialed Health Data License 1.5.0]"
@@ -57,6 +58,9 @@ TERMS = {
     UNRECORDED: "The licences of the data that the weights were made from hold. The software is under the MIT licence.",
 }
 
+START = {True: "pretrained weights", False: "from random weights"}
+"""Of an encoder"""
+
 TEMPLATE = """\
 ---
 {metadata}
@@ -66,7 +70,7 @@ TEMPLATE = """\
 {notice}
 
 Answers questions about a chest radiograph from its pixels. The model predicts a scene graph (a box and findings for
-each of 26 regions) and answers from it with a head for each kind of question: {heads}.
+each of 26 regions) and {answers} with a head for each kind of question: {heads}.
 
 **Not for clinical use.** Research only: not a medical device, not validated for any patient, and not to be used for
 diagnosis, triage or reporting.
@@ -86,8 +90,8 @@ training data out of the weights.
 | lineage | {lineage} |
 | questions of the training split seen | {questions:,} in {steps:,} steps |
 | filters | {filters} |
-| image encoder | {backbone}{pretrained} |
-| question encoder | {text}{pretrained} |
+| image encoder | {backbone}, {visual_start} |
+| question encoder | {text}, {text_start} |
 | parameters | {parameters} |
 | seed | {seed} |
 
@@ -102,7 +106,7 @@ training data out of the weights.
 - One film at a time: no comparison with earlier films, no lateral view unless the filters above say so.
 - Only the classes named above; a free-text question outside the {types} known question types has no meaningful answer.
 - Scores differ between hospitals, devices and groups of patients; none of that has been measured here.
-- Much of a question's answer can be guessed from its wording: compare with `question_only/` beside this file.
+- Much of a question's answer can be guessed from its wording: compare with {control}.
 
 ## Licence
 
@@ -144,13 +148,18 @@ def model_card(config: Config, metrics: dict, credentialed: bool, report: dict |
         fingerprint=data["fingerprint"],
         filters=data["filters"],
         splits=SPLITS[data["kind"]] + "".join(f" {note}." for note in data["notes"]),
-        terms=_terms(data["kind"], credentialed),
+        terms=_terms(data["kind"], credentialed) + ENCODERS * config.model.pretrained,
         lineage="credentialed" if credentialed else "no credentialed data",
         questions=metrics["questions_trained"],
         steps=metrics["step"],
         backbone=config.model.visual_backbone,
         text=(config.model.text_encoder or "from a local folder") if config.model.pretrained else "BERT",
-        pretrained=", pretrained weights" if config.model.pretrained else ", from random weights",
+        visual_start=START[config.model.pretrained],
+        text_start=START[_text_is_pretrained(config)],
+        answers="answers, without reading it," if config.model.fusion == "none" else "answers from it",
+        control="`question_only/` beside this file"
+        if "question_only" in metrics
+        else "a model that reads the text alone",
         parameters=f"{parameters:,}" if parameters else "not recorded",
         seed=config.training.seed,
         report=f"\n{report_section(report)}\n" if report else "",
@@ -164,7 +173,7 @@ def metadata(config: Config, kind: str, credentialed: bool, report: dict | None)
     """YAML for the Hub: licence, task, tags, base models and, of a report, the `model-index`."""
     from huggingface_hub import ModelCardData
 
-    encoders = (config.model.visual_backbone, config.model.text_encoder)
+    encoders = [config.model.visual_backbone, *[config.model.text_encoder] * _text_is_pretrained(config)]
     bases = [name.removeprefix("hf-hub:").removeprefix("hf_hub:").split("@")[0] for name in encoders if "/" in name]
     card = ModelCardData(
         language="en",
@@ -176,6 +185,10 @@ def metadata(config: Config, kind: str, credentialed: bool, report: dict | None)
         eval_results=eval_results(report, TASK) if report else None,
     )
     return card.to_yaml()
+
+
+def _text_is_pretrained(config: Config) -> bool:
+    return config.model.pretrained and config.model.text_pretrained
 
 
 def _licence(kind: str, credentialed: bool) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -264,22 +265,15 @@ def train(run: Run, resume: str) -> Path | None:
         warn_if_open(output)
     with run_lock(output):
         setup_logging(output / "train.log")
-        if run.uploads:
-            run.uploads.start()
         sinks = Sinks([JsonlSink(output / METRICS), ConsoleSink(run.total_steps), *maybe_wandb(run.config)])
-        try:
-            best = _fit(run, resume, sinks)
-        except BaseException:
+        with run.uploads or nullcontext():
+            with closing(sinks):
+                best = _fit(run, resume, sinks)
+            processes.close()  # the rest needs one process
+            if "question_only" not in json.loads((best / "metrics.json").read_text(encoding="utf-8")):
+                add_control(run, best)
             if run.uploads:
-                run.uploads.close()
-            raise
-        finally:
-            sinks.close()
-        processes.close()  # the rest needs one process
-        if "question_only" not in json.loads((best / "metrics.json").read_text(encoding="utf-8")):
-            add_control(run, best)
-        if run.uploads:
-            run.uploads.finish(best)
+                run.uploads.finish(best)
     return best
 
 

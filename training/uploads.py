@@ -17,7 +17,7 @@ from pathlib import Path
 from configs.mimic_cxr_config import Config
 from data.vocabulary import Vocabulary
 from training import hub
-from training.acknowledgement import FILE, Acknowledgement, acknowledge
+from training.acknowledgement import FILE, Acknowledgement, acknowledge, record, recorded
 from training.checkpoint import OPTIMIZER
 from training.hub_files import check_words, link_or_copy
 from utils.errors import ConfigError, HubError, UserError
@@ -42,7 +42,7 @@ class _Job:
 
 
 class Uploads:
-    """Of the main process of one training. All methods return at once, but for `finish`; `start` comes first."""
+    """Of the main process of one training, in a `with` statement. All methods return at once, but for `finish`."""
 
     def __init__(self, config: Config, acknowledgement: Acknowledgement | None = None):
         settings = config.training
@@ -53,9 +53,13 @@ class Uploads:
         self._change = threading.Condition()
         self._busy, self._closed, self._said = True, False, False
 
-    def start(self) -> None:
+    def __enter__(self) -> Uploads:
         """Begin to work, and make the repository."""
         threading.Thread(target=self._work, name="uploads", daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
 
     def plan(self) -> str:
         """What will be uploaded where, for the plan of a run."""
@@ -82,6 +86,12 @@ class Uploads:
 
     def finish(self, folder: Path) -> None:
         """Push the finished model folder, with its control, and wait for it."""
+        try:
+            self._record(folder)
+        except HubError as error:
+            self._warn(error)
+            self.close()
+            return
         self._offer(folder, "Best model of the finished training")
         try:
             with self._change:
@@ -93,6 +103,12 @@ class Uploads:
             raise
         finally:
             self.close()
+
+    def _record(self, folder: Path) -> None:
+        """Keep the acknowledgement in a model folder that an earlier part of the run has written without it."""
+        found = recorded(folder, self.repository)
+        if self.acknowledgement and (found is None or found.text != self.acknowledgement.text):
+            record(folder, self.acknowledgement)
 
     def close(self) -> None:
         """Begin nothing any more. What is being sent ends with the process: the repository then stays as it was."""
@@ -107,7 +123,11 @@ class Uploads:
         try:
             job = _Job(self._keep(folder), message, branch, metrics)
         except OSError as error:
-            self._warn(HubError(f"{folder} cannot be kept for the upload ({error.strerror})"))
+            self._warn(
+                HubError(
+                    f"{folder} cannot be kept for the upload ({error.strerror or 'not all files could be copied'})"
+                )
+            )
             return
         with self._change:
             older = self._waiting.pop(branch, None)
@@ -120,10 +140,14 @@ class Uploads:
         """The folder's files as they are now, under other names on the same disk."""
         kept = private_directory(self.output_dir / f".{folder.name}{TEMPORARY}upload-{secrets.token_hex(4)}")
         left_out = shutil.ignore_patterns(OPTIMIZER)
-        shutil.copytree(folder, kept, ignore=left_out, copy_function=link_or_copy, dirs_exist_ok=True)
-        if self.acknowledgement:
-            (kept / FILE).unlink(missing_ok=True)  # a link: the model folder's own must not grow
-            (kept / FILE).write_text(self.acknowledgement.line(), encoding="utf-8")
+        try:
+            shutil.copytree(folder, kept, ignore=left_out, copy_function=link_or_copy, dirs_exist_ok=True)
+            if self.acknowledgement:
+                (kept / FILE).unlink(missing_ok=True)  # a link: the model folder's own must not grow
+                (kept / FILE).write_text(self.acknowledgement.line(), encoding="utf-8")
+        except OSError:
+            shutil.rmtree(kept, ignore_errors=True)
+            raise
         return kept
 
     def _work(self) -> None:

@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from configs.mimic_cxr_config import Config, WandbConfig
 from training.tracking import METRICS, read_metrics
 from utils.errors import CheckpointError, ConfigError, DataError
-from utils.privacy import private_directory, remote_config, remote_values
+from utils.privacy import private_directory, remote_config, remote_values, without_ids
 from utils.secrets_file import without_secrets
 from utils.utils import get_logger, write_json, writing_to
 
@@ -57,9 +57,15 @@ SETTINGS = {
 }
 """What the client sends, and what it does not. An option that a later client lacks stops it, not the training."""
 
+WORDS = ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_NAME")
+"""Of the environment: the client sends them where the settings of these names are empty, and in a sweep."""
+
 
 def mode_of(settings: WandbConfig) -> str:
-    """`online`, `offline` or `disabled`; see `WandbConfig.enabled`. ConfigError: online is a must, but there is no key."""
+    """`online`, `offline` or `disabled`; see `WandbConfig.enabled`.
+
+    ConfigError: online is a must, but there is no key; or a word that would be sent has an id.
+    """
     key, wanted = bool(os.environ.get("WANDB_API_KEY")), settings.enabled
     if wanted == "online" and not key:
         raise ConfigError(
@@ -72,6 +78,11 @@ def mode_of(settings: WandbConfig) -> str:
             return "offline" if key and switch == "offline" else "disabled"
     if wanted == "false":
         return "disabled"
+    words = {f"wandb.{name}": getattr(settings, name) for name in ("project", "entity", "name")}
+    words |= {name: os.environ.get(name, "") for name in WORDS}
+    for name, word in words.items():
+        if without_ids(word) != word:
+            raise ConfigError(f"{name} has a number like that of a patient or study, and would be sent: choose another")
     return "online" if key and wanted != "offline" else "offline"
 
 
