@@ -63,7 +63,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     card.add_argument_group("output").add_argument(
         "--output", type=Path, metavar="FILE", help="write the card there (default: print it)"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.command == "push":
+        if args.who and args.acknowledge_credentialed is None:
+            push.error("--who says who acknowledges: give --acknowledge_credentialed too")
+        if args.write_only and (args.public or args.acknowledge_credentialed is not None):
+            push.error("--write_only sends nothing: leave out --public and --acknowledge_credentialed")
+    return args
 
 
 def read_report(path: Path | None) -> dict | None:
@@ -85,6 +91,7 @@ def check_folder(folder: Path) -> None:
 
 
 def push(args: argparse.Namespace) -> int:
+    from models.model_folder import read_lineage
     from training import acknowledgement, hub, hub_files
     from utils.utils import writing_to
 
@@ -100,6 +107,10 @@ def push(args: argparse.Namespace) -> int:
     hub.check_repository(args.repository)
     hub.check_reachable()
     if args.acknowledge_credentialed is not None:
+        # nothing is recorded for an upload that can never be
+        hub.check_lineage(
+            read_lineage(args.model_folder), not args.public, True, args.repository, "--acknowledge_credentialed"
+        )
         given = acknowledgement.acknowledge(args.repository, args.acknowledge_credentialed, args.who)
         acknowledgement.record(args.model_folder, given)
     address = hub.push(args.model_folder, args.repository, private=not args.public, report=report, message=args.message)
