@@ -362,7 +362,7 @@ def test_weights_that_are_no_numbers_give_no_answer(copy):
 
 def test_devices():
     assert find_device("cpu").type == "cpu"
-    for name in ("cuda:99", "abacus"):
+    for name in ("cuda:99", "abacus", "meta"):
         with pytest.raises(ConfigError, match=f"device {name}: cannot be used"):
             find_device(name)
 
