@@ -18,6 +18,7 @@ from data.label_space import HEADS, REGIONS, Head
 from models import asking
 from models.answers import Answer
 from models.asking import Asker, Film, answer_texts, find_device
+from models.explaining import Explainer
 from models.mimic_vqa_model import SSGVQA
 from models.probabilities import decide, read_temperatures, sureness, tempered, weights_sha256
 from tests.asking_model import HEADS_AT, asking_config, calibrate, drawn_film, write_film, write_model
@@ -234,10 +235,12 @@ def test_pixels_are_those_of_an_image_store_of_jpegs_where_training_had_one(tmp_
     for kind in ("raw", "jpeg"):
         asker = Asker.from_pretrained(write_model(tmp_path / kind, control=False, image_store=kind), "cpu")
         kinds[kind] = asker.film(drawn_film()).picture
+        explained = Explainer.from_pretrained(tmp_path / kind).open(write_film(tmp_path / "film.png"))
     side = asker.config.data.image_size
     pixels, width, height = images.from_array(drawn_film(), side)
     pixels = images.decode_stored(images.encode(pixels, "jpeg"))
     frame = Frame.letterbox(np.array([width]), np.array([height]))
+    assert np.array_equal(explained.pixels, pixels), "what is explained is what was asked about"
     assert kinds["jpeg"].equal(Pictures.collect([pixels], np.array([0]), frame, side).render())
     assert not kinds["jpeg"].equal(kinds["raw"])
 
