@@ -363,6 +363,14 @@ def test_weights_that_are_no_numbers_give_no_answer(copy):
         asker.ask(asker.film(drawn_film()), ASKED[0])
 
 
+def test_an_explanation_goes_to_the_head_that_answers(tmp_path):
+    folder = write_model(tmp_path / "model", control=False)
+    stored = {"threshold": 0.875, "model_sha256": weights_sha256(folder)}
+    (folder / "routing.json").write_text(json.dumps(stored))
+    for one in (Asker.from_pretrained(folder, "cpu"), Explainer.from_pretrained(folder)):
+        assert (one.router.threshold, one.router.measured) == (0.875, True)
+
+
 def test_devices():
     assert find_device("cpu").type == "cpu"
     for name in ("cuda:99", "abacus", "meta"):
