@@ -225,6 +225,11 @@ def encode(pixels: np.ndarray, kind: str) -> bytes:
     return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels)[..., None], STORE_QUALITY, "GRAY")
 
 
+def as_stored(pixels: np.ndarray, kind: str) -> np.ndarray:
+    """Pixels (h, w) uint8 as a training was given them: a store of JPEGs loses a little."""
+    return pixels if kind == "raw" else decode_stored(encode(pixels, kind))
+
+
 def decode_stored(data: bytes) -> np.ndarray:
     """Pixels (h, w) uint8 of what `encode` made of them for a store of JPEGs."""
     return simplejpeg.decode_jpeg(data, "GRAY")[..., 0]

@@ -16,6 +16,8 @@ from data.vocabulary import Vocabulary
 
 LONGEST_NAME = 5
 """words"""
+LONGEST_TEXT = 2000
+"""Letters of a question that are read: no model reads more, and the time of the rules grows with the square of it"""
 LEAST_LETTERS = 7
 """Of a name of one word that may have been misspelt"""
 LIKENESS = 0.8
@@ -123,7 +125,7 @@ class QuestionWords:
 
     def about(self, text: str) -> About:
         """What a question is about. Unanswerable kinds are looked for outside the names in it (`hip prosthesis`)."""
-        text = " ".join(text.split())
+        text = " ".join(text.split())[:LONGEST_TEXT]
         entities, regions = sorted(self._entities.in_text(text)), sorted(self._regions.in_text(text))
         classes, foreign = [], []
         for name in _names(text):

@@ -108,9 +108,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if args.sanity:
         if args.index is None:
             parser.error("--sanity: give an index as --index")
-        if args.image or args.head or args.target:
+        if args.image or args.head or args.target or args.force:
             parser.error(
-                "--sanity takes its films, questions and answers from the index: leave out IMAGE, --head and --target"
+                "--sanity takes its films, questions and answers from the index: leave out IMAGE, --head, --target and --force"
             )
     elif args.image is None or args.question is None:
         parser.error('give an image and a question, or --sanity; for example: film.jpg "Is there a pleural effusion?"')

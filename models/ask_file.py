@@ -72,6 +72,7 @@ def ask_file(
     identity = {
         "questions_sha256": hashlib.sha256(questions.read_bytes()).hexdigest(),
         "model_sha256": asker.sha256,
+        "measured": [asker.temperatures, asker.router.threshold, asker.question_only is not None],
         "force": force,
     }
     journal = output.with_name(f".{output.name}.partial.jsonl")
@@ -180,8 +181,8 @@ class _Journal:
         try:
             if whole and json.loads(whole[0]) != self.identity:
                 raise DataError(
-                    f"{self.path}: holds answers of an unfinished run with other questions, another model or another --force: "
-                    "delete it to start anew, or name another file with --output"
+                    f"{self.path}: holds answers of an unfinished run with other questions, another model (or one evaluated "
+                    "since) or another --force: delete it to start anew, or name another file with --output"
                 )
             for line in whole[1:]:
                 number, result = json.loads(line)

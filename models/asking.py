@@ -145,7 +145,11 @@ class Asker:
             frontal.refuse(f"image {source if name else 'array'}")
         frame = Frame.letterbox(*(np.array([side]) for side in (width, height)))
         size = self.config.data.image_size
-        picture = Pictures.collect([self._stored(pixels)], np.array([0]), frame, size).to(self.device).render()
+        picture = (
+            Pictures.collect([images.as_stored(pixels, self.config.data.image_store)], np.array([0]), frame, size)
+            .to(self.device)
+            .render()
+        )
         features = self.model.encode_images(picture)
         graph = self.model.predict_graph(features).graph()
         chexpert = self.model.chexpert(features.pooled).float().sigmoid()[0].cpu().numpy()
@@ -174,11 +178,6 @@ class Asker:
         if path.is_dir():
             raise DataError(f"image {path}: is a folder; give one image")
         return path.name, *images.decode(path, side), colourfulness(path)
-
-    def _stored(self, pixels: np.ndarray) -> np.ndarray:
-        """As the model was given them in training: its image store may have been one of JPEGs, which lose a little."""
-        kind = self.config.data.image_store
-        return pixels if kind == "raw" else images.decode_stored(images.encode(pixels, kind))
 
     def _regions(self, film: Film) -> tuple[Region, ...]:
         boxes = film.to_pixels(film.graph.boxes[0].float().cpu().numpy())

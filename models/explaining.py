@@ -23,7 +23,7 @@ from torch import Tensor
 from data.batch import TokenBatch
 from data.frames import Frame, Pictures
 from data.frontal import check_frontal, colourfulness
-from data.images import decode
+from data.images import as_stored, decode
 from data.label_space import HEADS, REGIONS, Head, find_head
 from models.cam_methods import CAM_METHODS
 from models.captures import AttentionCapture, SimAttention, StageCapture, stage_strides
@@ -106,6 +106,7 @@ class Explainer:
         fingerprint: str = "",
         device: str = "cpu",
         router: Router | None = None,
+        image_store: str = "raw",
     ):
         """Made by `from_pretrained`, as a rule.
 
@@ -113,11 +114,12 @@ class Explainer:
             image_store_size: `data.image_store_size`.
             fingerprint: SHA-256 of the weights, kept for what is written.
             router: chooses the head of a question; without one, heads are to be named.
+            image_store: `data.image_store`.
         """
         self.device = find_device(device)
         self.model, self.tokenizer, self.fingerprint = model.to(self.device).eval(), tokenizer, fingerprint
         self.router = router
-        self._side = image_store_size or model.image_size
+        self._side, self._store = image_store_size or model.image_size, image_store
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> Explainer:
@@ -132,7 +134,8 @@ class Explainer:
             )
         sha256 = weights_sha256(folder)
         router = Router.of_folder(folder, sha256, vocabulary)
-        return cls(model, tokenizer, config.data.image_store_size, sha256, device, router)
+        data = config.data
+        return cls(model, tokenizer, data.image_store_size, sha256, device, router, data.image_store)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -144,10 +147,10 @@ class Explainer:
 
         `force`: open it even then.
         """
-        film = FilmPixels(*decode(Path(path), self._side))
+        pixels, width, height = decode(Path(path), self._side)
         if not force:
-            check_frontal(film.pixels, colourfulness(path)).refuse(f"image {path}")
-        return film
+            check_frontal(pixels, colourfulness(path)).refuse(f"image {path}")
+        return FilmPixels(as_stored(pixels, self._store), width, height)
 
     def explain(
         self,
@@ -173,6 +176,7 @@ class Explainer:
                 attention of a model that has none.
         """
         check_methods(methods)
+        question = " ".join(question.split())
         cams = [name for name in methods if name in CAM_METHODS]
         found = self._run(
             film, question, stride or self.strides[-1], bool(cams), any(m.startswith("sim-") for m in methods)
@@ -240,9 +244,9 @@ class Explainer:
         )
 
     def _tokens(self, question: str) -> TokenBatch:
-        if not question.strip():
+        if not question:
             raise UserError("the question is empty; ask something, for example: Is there a pleural effusion?")
-        encoded = self.tokenizer([question.strip()], return_tensors="pt")
+        encoded = self.tokenizer([question], return_tensors="pt")
         ids, longest = encoded["input_ids"], self.model.config.max_question_length
         if ids.shape[1] > longest:
             raise UserError(

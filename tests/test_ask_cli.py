@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.label_space import Head
 from data.question_file import read_question_file
 from examples import ask
 from models import ask_file as module
@@ -240,6 +241,16 @@ def test_what_was_cut_off_is_not_mixed_with_other_questions(asker, questions, tm
     (tmp_path / ".answers.csv.partial.jsonl").write_text("{\n")
     with pytest.raises(DataError, match="is damaged .*: delete it"):
         ask_file(asker, questions, output)
+
+
+def test_what_was_cut_off_is_not_mixed_with_other_temperatures(asker, questions, tmp_path, monkeypatch):
+    output = tmp_path / "answers.csv"
+    cut_off(asker, questions, output, monkeypatch, films=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(asker, "temperatures", {Head.BINARY: 1.25})
+        with pytest.raises(DataError, match="or one evaluated since"):
+            ask_file(asker, questions, output)
+    assert ask_file(asker, questions, output).reused == 4
 
 
 def test_an_output_is_not_replaced_unless_asked(asker, questions, tmp_path):

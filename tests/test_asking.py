@@ -18,6 +18,7 @@ from data.label_space import HEADS, REGIONS, Head
 from models import asking
 from models.answers import Answer
 from models.asking import Asker, Film, answer_texts, find_device
+from models.explaining import Explainer
 from models.mimic_vqa_model import SSGVQA
 from models.probabilities import decide, read_temperatures, sureness, tempered, weights_sha256
 from tests.asking_model import HEADS_AT, asking_config, calibrate, drawn_film, write_film, write_model
@@ -234,10 +235,12 @@ def test_pixels_are_those_of_an_image_store_of_jpegs_where_training_had_one(tmp_
     for kind in ("raw", "jpeg"):
         asker = Asker.from_pretrained(write_model(tmp_path / kind, control=False, image_store=kind), "cpu")
         kinds[kind] = asker.film(drawn_film()).picture
+        explained = Explainer.from_pretrained(tmp_path / kind).open(write_film(tmp_path / "film.png"))
     side = asker.config.data.image_size
     pixels, width, height = images.from_array(drawn_film(), side)
     pixels = images.decode_stored(images.encode(pixels, "jpeg"))
     frame = Frame.letterbox(np.array([width]), np.array([height]))
+    assert np.array_equal(explained.pixels, pixels), "what is explained is what was asked about"
     assert kinds["jpeg"].equal(Pictures.collect([pixels], np.array([0]), frame, side).render())
     assert not kinds["jpeg"].equal(kinds["raw"])
 
@@ -360,9 +363,17 @@ def test_weights_that_are_no_numbers_give_no_answer(copy):
         asker.ask(asker.film(drawn_film()), ASKED[0])
 
 
+def test_an_explanation_goes_to_the_head_that_answers(tmp_path):
+    folder = write_model(tmp_path / "model", control=False)
+    stored = {"threshold": 0.875, "model_sha256": weights_sha256(folder)}
+    (folder / "routing.json").write_text(json.dumps(stored))
+    for one in (Asker.from_pretrained(folder, "cpu"), Explainer.from_pretrained(folder)):
+        assert (one.router.threshold, one.router.measured) == (0.875, True)
+
+
 def test_devices():
     assert find_device("cpu").type == "cpu"
-    for name in ("cuda:99", "abacus"):
+    for name in ("cuda:99", "abacus", "meta"):
         with pytest.raises(ConfigError, match=f"device {name}: cannot be used"):
             find_device(name)
 

@@ -165,6 +165,7 @@ def test_what_is_no_frontal_film_is_explained_by_force_only(model, tmp_path, cap
         ["--sanity", "--model", "m"],
         ["film.jpg", "Where?", "--sanity", "--model", "m", "--index", "i"],
         ["--sanity", "--head", "binary", "--model", "m", "--index", "i"],
+        ["--sanity", "--force", "--model", "m", "--index", "i"],
         ["film.jpg", "Where?", "--model", "m", "--index", "i"],
         ["film.jpg", "Where?", "--model", "m", "--method", "magic"],
         ["--sanity", "--items", "0", "--model", "m", "--index", "i"],

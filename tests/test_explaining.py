@@ -351,3 +351,13 @@ def test_a_map_of_nothing_says_so(tmp_path, explained):
     write(tmp_path, [nothing])
     assert json.loads((tmp_path / "gradcam.json").read_text())["peak"] is None
     assert "points nowhere" in explanation_files.summary_lines([nothing])[1]
+
+
+def test_spaces_in_a_question_are_none_of_the_models_business():
+    one, other = (
+        only(explainer().explain(FILM, text, ["regions"], "binary"))
+        for text in (" ".join(TEXTS[1].split()), "\n".join(TEXTS[1].split()))
+    )
+    assert one.logit == other.logit
+    routed = Explainer(built("sim"), small_tokenizer(), router=Router(VOCABULARY))
+    assert only(routed.explain(FILM, "How  severe is the   nodule?", ["regions"])).head == Head.SEVERITY

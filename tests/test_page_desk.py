@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from data.release.tables import read_images
 from examples.page import server, views
 from examples.page.session import METHODS, Desk
 from examples.page.studies import LISTED, Studies
+from models.cam_methods import CAM_METHODS
 from tests.asking_model import drawn_film, write_film, write_model
 from tests.mini_index import write_mini_index
 from tests.small_model import SIZE
@@ -126,7 +128,17 @@ def test_a_map_is_laid_over_the_film(desk, opened, method):
     assert problem == ""
     assert '<image class="map" href="data:image/png;base64,' in html
     (answer,) = desk.asker.ask(opened.film, [ASKED])
-    assert f"{method} for “{answer.texts[0]}”" in words(html)
+    said = f"{method} for “{answer.texts[0]}”" if METHODS[method] in CAM_METHODS else f"{method}: what is read"
+    assert said in words(html)
+
+
+def test_of_several_classes_the_likeliest_has_the_map(desk, opened, monkeypatch):
+    answer = desk.asker.ask(opened.film, ["Where is the nodule?"])[0]
+    rising = sorted(answer.probabilities, key=answer.probabilities.get)
+    monkeypatch.setattr(desk.asker, "ask", lambda *_, **__: [replace(answer, texts=tuple(rising[:3]))])
+    html, problem = desk.explain(opened, "Where is the nodule?", "LayerCAM")
+    assert problem == ""
+    assert f"LayerCAM for “{rising[2]}”" in words(html)
 
 
 def test_a_study_is_compared_with_the_data_set(desk):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 
 import numpy as np
 import pytest
@@ -114,6 +115,15 @@ def test_names_that_the_model_knows_does_not_know_or_may_be_meant():
     assert words.about("Is there a hiatal hernia or a nodule?").reason == ""
     assert words.about("Is it raining?").reason == "names no finding, device or region that the model knows"
     assert "(is `pacemaker` meant?)" in words.about("Is there a pacemeker?").reason
+
+
+@pytest.mark.parametrize("word", ["has ", "the report ", "describe "])
+def test_a_text_of_any_length_is_read_at_once(word):
+    words = QuestionWords(VOCABULARY)
+    started = time.process_time()
+    assert words.about(word * 8000).reason
+    assert words.about("Is there a nodule? " + word * 8000).known[0] == "nodule"
+    assert time.process_time() - started < 2
 
 
 ROUTER = Router(VOCABULARY)

@@ -133,11 +133,13 @@ class Desk:
             asker = self.asker
             explainer = Explainer(asker.model, asker.tokenizer, fingerprint=asker.sha256, device=str(asker.device))
             shape = opened.picture.pixels.shape
-            target = answer.texts[0] if answer.texts else None
+            target = answer.texts or None
             (found,) = explainer.explain(
                 self._pixels(opened), question, [METHODS[method]], answer.head, target, shape=shape
             )
-            note = f"{method} for “{found.target}”; a map shows what the answer depends on, not why"
+            note = f"{method}: what is read, whatever the answer; attention is no proof of why"
+            if found.depends_on_target:
+                note = f"{method} for “{found.target}”; a map shows what the answer depends on, not why"
             return views.evidence(opened.picture, reply, opened.regions, truth, found.map, note)
 
         return self._do(explained)
@@ -164,7 +166,8 @@ class Desk:
         if isinstance(opened.source, np.ndarray):
             return FilmPixels(opened.source, opened.film.width, opened.film.height)
         data = self.asker.config.data
-        return FilmPixels(*images.decode(opened.source, data.image_store_size or data.image_size))
+        pixels, width, height = images.decode(opened.source, data.image_store_size or data.image_size)
+        return FilmPixels(images.as_stored(pixels, data.image_store), width, height)
 
     def _doubt(self, opened: Opened | None) -> str:
         if opened is None or not opened.film.forced:
