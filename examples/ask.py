@@ -51,7 +51,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     answers = parser.add_argument_group("answers")
     answers.add_argument(
-        "--head", choices=[head.value for head in Head], help="that answers all questions (default: each by its words)"
+        "--head",
+        choices=[head.value for head in Head],
+        help="that answers all questions; refused ones stay refused (default: each by its words)",
     )
     answers.add_argument(
         "--force",

@@ -22,6 +22,8 @@ from utils.cli import run, say
 from utils.quick_imports import quick_imports
 
 CHECKS_FILE = "explanation_checks.json"
+CHECKS_ONLY = ("index", "split", "items", "randomised_items", "seed")
+"""Options that one film has no use for"""
 
 
 def positive(text: str) -> int:
@@ -75,7 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--force",
         action="store_true",
-        help="explain what is plainly no frontal chest film as well (default: refuse it)",
+        help="explain what is plainly no frontal chest film, and answers to questions that none should get, as well "
+        "(default: refuse both)",
     )
     checks = parser.add_argument_group("checks")
     checks.add_argument("--sanity", action="store_true", help="check the methods (default: explain a film)")
@@ -114,8 +117,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
             )
     elif args.image is None or args.question is None:
         parser.error('give an image and a question, or --sanity; for example: film.jpg "Is there a pleural effusion?"')
-    elif args.index:
-        parser.error("--index: add --sanity to check the methods on it")
+    elif given := [name for name in CHECKS_ONLY if getattr(args, name) != parser.get_default(name)]:
+        parser.error(f"--{given[0]}: add --sanity to check the methods on an index")
     chosen = args.method or DEFAULT_METHODS
     args.method = list(METHODS if "all" in chosen else dict.fromkeys(chosen))
     return args
@@ -137,7 +140,7 @@ def explain(args: argparse.Namespace) -> int:
     explanation_files.check_output(args.output, args.method, args.overwrite)
     explainer = Explainer.from_pretrained(args.model, args.device)
     film = explainer.open(args.image, args.force)
-    found = explainer.explain(film, args.question, args.method, args.head, args.target, args.stride)
+    found = explainer.explain(film, args.question, args.method, args.head, args.target, args.stride, force=args.force)
     credentialed = explainer.model.credentialed is not False
     shown = FilmPixels(*decode(args.image, LONGEST_SIDE))
     files = explanation_files.write(args.output, shown, args.question, found, explainer.fingerprint, credentialed)
@@ -163,6 +166,7 @@ def check(args: argparse.Namespace) -> int:
 
     index = open_index(args.index)
     explainer = Explainer.from_pretrained(args.model, args.device)
+    explainer.router = None  # the index says which head answers a question
     settings = CheckSettings(args.split, args.items, args.randomised_items, args.seed)
     stride = args.stride or default_stride(explainer.model)
     report = run_checks(explainer, index, read(args.model, ()).config.data, args.method, stride, settings)

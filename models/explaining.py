@@ -47,6 +47,8 @@ class FilmPixels:
     width: int
     height: int
     """Of the original, after orientation"""
+    warning: str = ""
+    """What whoever sees a map over it must know"""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Explanation:
     """Attention to the feature map: the share of the global token, which the map cannot show"""
     layers: np.ndarray | None = None
     """SIM's attention by layer and head, mean over the question's tokens: (L, H, 26), or (L, H, h, w) over the square"""
+    warnings: tuple[str, ...] = ()
+    """Why the film or the question should have been refused, where it was explained by force"""
 
     @property
     def depends_on_target(self) -> bool:
@@ -148,9 +152,11 @@ class Explainer:
         `force`: open it even then.
         """
         pixels, width, height = decode(Path(path), self._side)
+        frontal = check_frontal(pixels, colourfulness(path))
         if not force:
-            check_frontal(pixels, colourfulness(path)).refuse(f"image {path}")
-        return FilmPixels(as_stored(pixels, self._store), width, height)
+            frontal.refuse(f"image {path}")
+        warning = "" if frontal.is_frontal else f"not a frontal chest film ({frontal.reason}): explained by force"
+        return FilmPixels(as_stored(pixels, self._store), width, height, warning)
 
     def explain(
         self,
@@ -161,6 +167,7 @@ class Explainer:
         target: str | Sequence[str] | None = None,
         stride: int | None = None,
         shape: tuple[int, int] | None = None,
+        force: bool = False,
     ) -> list[Explanation]:
         """One explanation for each method, in their order.
 
@@ -170,9 +177,10 @@ class Explainer:
             target: class of the head, in any case; of several the most probable one; None: of all of them.
             stride: of the stage that class activation maps are made from, one of `strides`; None: see `default_stride`.
             shape: (H, W) of the maps; None: the film's original pixels.
+            force: explain the answer to a question that should not be answered as well, with a warning.
         Raises:
             ConfigError: an unknown head.
-            UserError: an unknown method, class or stride; a question that no head answers, that is empty or too long;
+            UserError: an unknown method, class or stride; a question that should not be answered, that is empty or too long;
                 attention of a model that has none.
         """
         check_methods(methods)
@@ -181,7 +189,7 @@ class Explainer:
         found = self._run(
             film, question, stride or self.strides[-1], bool(cams), any(m.startswith("sim-") for m in methods)
         )
-        head = find_head(head) or self._head_of(question, found.question_type)
+        head, refusal = self._route(question, found.question_type, find_head(head), force)
         logits = found.logits[head.value]
         values = logits.detach()
         classes = find_classes(head, target)
@@ -191,6 +199,7 @@ class Explainer:
             "target": HEADS[head].classes[number],
             "logit": float(values[number]),
             "probability": float((values.sigmoid() if HEADS[head].multi_label else values.softmax(-1))[number]),
+            "warnings": tuple(filter(None, (film.warning, refusal))),
         }
         maps = self._cams(found, logits[number], cams)
         size = film.width, film.height, shape
@@ -206,16 +215,18 @@ class Explainer:
             made.append(Explanation(method=method, map=values, maximum=maximum, **answer, **more))
         return made
 
-    def _head_of(self, question: str, question_type: Tensor) -> Head:
-        """The one that is asked when a question is asked without naming one (`models.routing`)."""
+    def _route(self, question: str, question_type: Tensor, head: Head | None, force: bool) -> tuple[Head, str]:
+        """The head that is asked, and why the question should not be answered: as `models.asking` has it."""
         if self.router is None:
-            raise UserError("which head answers this question is not known here: name it")
-        route = self.router.route(question, question_type)
-        if route.reason:
+            if head is None:
+                raise UserError("which head answers this question is not known here: name it")
+            return head, ""
+        route = self.router.route(question, question_type, head)
+        if route.reason and not force:
             raise UserError(
-                f"the question {route.reason}; ask otherwise, or name the head: --head {{{','.join(HEADS)}}}"
+                f"the question {route.reason}; ask otherwise, or go on all the same with --force (force=True)"
             )
-        return route.head
+        return route.head, route.reason and f"the question {route.reason}: explained by force"
 
     def _run(self, film: FilmPixels, question: str, stride: int, with_stage: bool, with_attention: bool) -> _Pass:
         tokens = self._tokens(question).to(self.device)

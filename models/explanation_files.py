@@ -77,6 +77,7 @@ def description(one: Explanation) -> dict:
         "peak": None if place is None else {"x": place[0], "y": place[1]},
         "regions": one.regions,
         "global_share": one.global_share,
+        "warnings": list(one.warnings),
     }
 
 
@@ -84,7 +85,8 @@ def summary_lines(explanations: Sequence[Explanation]) -> list[str]:
     """For a terminal: the answer, and where each map is largest."""
     first = explanations[0]
     lines = [
-        f"{first.head.value}: {first.target}, logit {first.logit:+.2f}, probability {first.probability:.2f} (not calibrated)"
+        *(f"warning: {one}" for one in first.warnings),
+        f"{first.head.value}: {first.target}, logit {first.logit:+.2f}, probability {first.probability:.2f} (not calibrated)",
     ]
     for one in explanations:
         place = peak(one.map)
@@ -119,6 +121,8 @@ def _picture(film: FilmPixels, one: Explanation):
     else:
         end = f"1 = a share of {one.maximum:.3f}"
     what = "what speaks for the answer" if one.depends_on_target else "attention, whatever the answer"
+    if one.warnings:
+        answer += " - SHOULD BE REFUSED, see the json"
     lines = (f"{one.method}: {what}", answer)
     size = shown_size(film.width, film.height)
     return with_legend(overlay(film.pixels, one.map, size), lines, ("0", end))

@@ -153,7 +153,10 @@ def test_what_is_no_frontal_film_is_explained_by_force_only(model, tmp_path, cap
     code, _, err = run(capsys, *asked)
     assert (code, err.count("\n")) == (3, 1) and "not a frontal chest film" in err
     assert not (tmp_path / "out").exists()
-    assert run(capsys, *asked, "--force")[0] == 0
+    code, said, _ = run(capsys, *asked, "--force")
+    assert code == 0 and said.startswith("warning: not a frontal chest film")
+    (warning,) = json.loads((tmp_path / "out" / "regions.json").read_text())["warnings"]
+    assert warning in said
 
 
 @pytest.mark.parametrize(
@@ -169,6 +172,7 @@ def test_what_is_no_frontal_film_is_explained_by_force_only(model, tmp_path, cap
         ["film.jpg", "Where?", "--model", "m", "--index", "i"],
         ["film.jpg", "Where?", "--model", "m", "--method", "magic"],
         ["--sanity", "--items", "0", "--model", "m", "--index", "i"],
+        ["film.jpg", "Where?", "--model", "m", "--items", "5"],
     ],
 )
 def test_unclear_commands_end_with_usage(words, capsys):

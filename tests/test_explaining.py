@@ -236,11 +236,21 @@ def routed(model):
 def test_the_head_is_the_one_that_would_answer():
     for question, head in (("How severe is the edema?", Head.SEVERITY), ("Where is the edema?", Head.REGION)):
         assert only(routed(build()).explain(FILM, question, ["regions"])).head == head
-    with pytest.raises(UserError, match="the question .*; ask otherwise, or name the head: --head"):
-        routed(build()).explain(FILM, "How old is the patient?", ["regions"])
-    assert only(routed(build()).explain(FILM, "How old is the patient?", ["regions"], "binary")).head == Head.BINARY
     with pytest.raises(UserError, match="name it"):
         explainer().explain(FILM, "Where is the edema?", ["regions"])
+
+
+@pytest.mark.parametrize("head", [None, "binary"])
+def test_what_should_not_be_answered_is_explained_by_force_alone(head):
+    asked = FILM, "How old is the patient?", ["regions"], head
+    with pytest.raises(UserError, match="the question .*; ask otherwise, or go on all the same with --force"):
+        routed(build()).explain(*asked)
+    one = only(routed(build()).explain(*asked, force=True))
+    (warning,) = one.warnings
+    assert warning.startswith("the question ") and warning.endswith("explained by force")
+    assert explanation_files.description(one)["warnings"] == [warning]
+    assert explanation_files.summary_lines([one])[0] == f"warning: {warning}"
+    assert only(routed(build()).explain(FILM, "Where is the edema?", ["regions"], force=True)).warnings == ()
 
 
 def test_without_head_and_target_the_models_own_answer_is_explained(monkeypatch):
