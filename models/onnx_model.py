@@ -29,6 +29,8 @@ log = get_logger(__name__)
 
 THRESHOLD = 0.5
 """Probability from which a class of a multi-label head is answered"""
+SLOWER_FUSED = ("SkipLayerNormFusion",)
+"""Optimisations of ONNX Runtime whose operator is slower on a CPU than those that it takes the place of"""
 Arrays = dict[str, np.ndarray]
 
 
@@ -193,7 +195,9 @@ def _session(path: Path, threads: int):
     # threads that wait asleep do not take the cores of other programs, nor of the two other graphs
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(SLOWER_FUSED)
+        )
     except Exception as error:  # its exceptions have no common root
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it ({reason})") from error

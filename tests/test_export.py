@@ -21,7 +21,7 @@ from configs.mimic_cxr_config import Config
 from data.frames import Frame, Pictures
 from data.label_space import HEADS, QUESTION_TYPES, Head
 from data.letterbox import letterbox
-from models.onnx_folder import MANIFEST, REPORT, file_of, sha256
+from models.onnx_folder import GRAPHS, MANIFEST, REPORT, file_of, sha256
 from models.onnx_model import OnnxModel, probabilities
 from tests.small_model import SIZE, TEXTS, VOCABULARY, build, model_config, small_tokenizer
 from training.export_checks import TOLERANCE, compare, generated_samples
@@ -97,6 +97,27 @@ def test_the_report_is_beside_the_graphs_and_in_the_table(report, exported):
     text = "\n".join(lines(report))
     assert "8 films and 32 questions (generated films)" in text
     assert all(f"{head.value} " in text for head in HEADS)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_no_operator_is_run_that_is_slower_than_its_steps(exported, precision, tmp_path, monkeypatch):
+    """In the graphs as ONNX Runtime rewrites them when it loads them."""
+    import onnx
+    import onnxruntime
+
+    written = iter(tmp_path / f"{graph}.onnx" for graph in GRAPHS)
+
+    class Kept(onnxruntime.SessionOptions):
+        def __init__(self):
+            super().__init__()
+            self.optimized_model_filepath = str(next(written))
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Kept)
+    OnnxModel.from_pretrained(exported, precision, threads=1)
+    used = {graph: {node.op_type for node in onnx.load(tmp_path / f"{graph}.onnx").graph.node} for graph in GRAPHS}
+    assert all("LayerNormalization" in operators for operators in used.values())
+    assert "ReduceMax" in used["fusion"]
+    assert set.union(*used.values()) & {"SkipLayerNormalization", "ReduceLogSumExp", "IsNaN"} == set()
 
 
 @pytest.mark.parametrize(("films", "texts"), [(1, 1), (1, 3), (2, 4)])
