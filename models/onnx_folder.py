@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import label_space
+from data.vocabulary import Vocabulary
+from models.routing import Router
 from utils.errors import CheckpointError, ConfigError
 from utils.packages import require
 
 MANIFEST, TOKENIZER, REPORT = "manifest.json", "tokenizer.json", "export_report.json"
-FORMAT = 1
+FORMAT = 2
 GRAPHS = ("image", "question", "fusion")
 PRECISIONS = ("fp32", "int8")
 PACKAGES_FILE = "requirements-export.txt"
@@ -81,6 +83,11 @@ class Manifest:
     @property
     def precisions(self) -> list[str]:
         return [name for name in PRECISIONS if file_of("image", name) in self.values["sha256"]]
+
+    def router(self) -> Router:
+        """With the threshold that an evaluation measured for the exported weights."""
+        names, measured = Vocabulary.from_json(self.values["vocabulary"]), self.values["routing"]
+        return Router(names) if measured is None else Router(names, measured["threshold"], measured=True)
 
     def temperature(self, head: str) -> float | None:
         """Divides the logits of a head before they become probabilities; None: was not fitted."""

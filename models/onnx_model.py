@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from data.images import decode
-from data.label_space import HEADS, QUESTION_TYPES, REGIONS, Head
+from data.label_space import HEADS, REGIONS, Head
 from data.letterbox import letterbox
 from models.onnx_folder import GRAPHS, PACKAGES_FILE, TOKENIZER, Manifest, file_of, read_manifest
 from utils.errors import CheckpointError, DataError
@@ -29,6 +29,8 @@ log = get_logger(__name__)
 
 THRESHOLD = 0.5
 """Probability from which a class of a multi-label head is answered"""
+SLOWER_FUSED = ("SkipLayerNormFusion",)
+"""Optimisations of ONNX Runtime whose operator is slower on a CPU than those that it takes the place of"""
 Arrays = dict[str, np.ndarray]
 
 
@@ -37,16 +39,18 @@ class Answer:
     """The answer to one question."""
 
     question: str
-    type: str | None
-    """One of the 27 question types, as the model reads the text; None: it takes the question for none of them"""
+    type: str
+    """The likeliest of the 27 question types, or `unsupported`"""
     head: Head | None
-    """That answers questions of this type; None: no head does, and there is no answer"""
+    """That answers (`models.routing`); None: there is no answer"""
     classes: tuple[str, ...] = ()
     """The answer: one class of binary and severity, any number of category and region"""
     probabilities: dict[str, float] | None = None
     """Of every class of the head; with the export's temperature where it has one"""
     looks: dict[str, float] | None = None
     """Share of each of the 26 regions in what the answer was read from, in all 1; None without a graph"""
+    reason: str = ""
+    """Why there is no answer"""
 
 
 class OnnxModel:
@@ -59,6 +63,7 @@ class OnnxModel:
 
         self.manifest, self.precision = manifest, precision
         self._sessions = {name: _session(manifest.folder / file_of(name, precision), threads) for name in GRAPHS}
+        self._router = manifest.router()
         self._tokenizer = Tokenizer.from_file(str(manifest.folder / TOKENIZER))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(manifest.values["tokenizer"]["max_length"])
@@ -133,36 +138,40 @@ class OnnxModel:
     def ask(self, images: Arrays, questions: Sequence[str], image_of: Sequence[int] | None = None) -> list[Answer]:
         """Answers to questions about encoded films; `image_of`: film of each question, the first for all if None.
 
-        DataError: no question, or an empty one.
+        DataError: no question, an empty one, or a film that was not encoded.
         """
+        if isinstance(questions, str):
+            raise DataError("questions must be a list of texts, not one text")
         if not questions or not all(text.strip() for text in questions):
             raise DataError("an empty question: each needs a text")
+        films = len(images["boxes"])
+        if image_of is not None and (len(image_of) != len(questions) or not all(0 <= n < films for n in image_of)):
+            raise DataError(f"image_of must hold a number from 0 to {films - 1} for each of {len(questions)} questions")
         distinct = list(dict.fromkeys(questions))
         texts = self.encode_texts(self.tokens(distinct))
         places = {text: place for place, text in enumerate(distinct)}
         question_of = np.array([places[text] for text in questions], dtype=np.int64)
         film = np.zeros_like(question_of) if image_of is None else np.asarray(image_of, dtype=np.int64)
         answers = self.answer(images, texts, question_of, film)
-        types = texts["question_type"].argmax(1)[question_of]
+        types = texts["question_type"][question_of]
         return [
             self._answer(text, types[row], {k: v[row] for k, v in answers.items()})
             for row, text in enumerate(questions)
         ]
 
-    def _answer(self, text: str, kind: int, values: Arrays) -> Answer:
-        if kind >= len(QUESTION_TYPES):
-            return Answer(text, None, None)
-        kind = QUESTION_TYPES[kind]
-        if kind.head is None:
-            return Answer(text, kind.name, None)
-        names = HEADS[kind.head].classes
-        shares = probabilities(kind.head, values[kind.head.value], self.manifest.temperature(kind.head.value) or 1.0)
-        chosen = np.flatnonzero(shares >= THRESHOLD) if HEADS[kind.head].multi_label else [shares.argmax()]
+    def _answer(self, text: str, question_type: np.ndarray, values: Arrays) -> Answer:
+        route = self._router.route(text, question_type)
+        if route.reason:
+            return Answer(text, route.type, None, reason=route.reason)
+        head = route.head
+        names = HEADS[head].classes
+        shares = probabilities(head, values[head.value], self.manifest.temperature(head.value) or 1.0)
+        chosen = np.flatnonzero(shares >= THRESHOLD) if HEADS[head].multi_label else [shares.argmax()]
         looks = values.get("looks")
         return Answer(
             question=text,
-            type=kind.name,
-            head=kind.head,
+            type=route.type,
+            head=head,
             classes=tuple(names[i] for i in chosen),
             probabilities=dict(zip(names, shares.tolist(), strict=True)),
             looks=None if looks is None else dict(zip(REGIONS, looks.tolist(), strict=True)),
@@ -193,7 +202,9 @@ def _session(path: Path, threads: int):
     # threads that wait asleep do not take the cores of other programs, nor of the two other graphs
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(SLOWER_FUSED)
+        )
     except Exception as error:  # its exceptions have no common root
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it ({reason})") from error

@@ -16,15 +16,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from data.label_space import QUESTION_TYPES, Head
 from data.question_words import QuestionWords
 from data.vocabulary import Vocabulary
-from models.probabilities import read_measured, unreadable
+
+if TYPE_CHECKING:  # exported models are routed without PyTorch
+    from torch import Tensor
 
 ROUTING = "routing.json"
 """In a model folder: how the classifier routes the validation split, and the threshold for refusing"""
@@ -78,13 +79,15 @@ class Route:
     """Why it should not be answered; empty: it can be"""
 
 
-def head_probabilities(logits: Tensor) -> np.ndarray:
+def head_probabilities(logits: Tensor | np.ndarray) -> np.ndarray:
     """(U, 28) question-type logits -> (U, 5) float64: binary, category, region, severity, and no head at all; in all 1."""
     heads = list(Head)
     place = [heads.index(kind.head) if kind.head else len(heads) for kind in QUESTION_TYPES] + [len(heads)]
-    probabilities = logits.double().softmax(-1).cpu()
-    grouped = torch.zeros(len(probabilities), len(heads) + 1, dtype=torch.float64)
-    return grouped.index_add_(1, torch.tensor(place), probabilities).numpy()
+    values = logits.astype(np.float64) if isinstance(logits, np.ndarray) else logits.detach().double().cpu().numpy()
+    powers = np.exp(values - values.max(-1, keepdims=True))
+    grouped = np.zeros((len(heads) + 1, len(values)))
+    np.add.at(grouped, place, (powers / powers.sum(-1, keepdims=True)).T)
+    return grouped.T
 
 
 def form_of(text: str) -> Head | None:
@@ -108,6 +111,8 @@ class Router:
     @staticmethod
     def of_folder(folder: Path, sha256: str, vocabulary: Vocabulary) -> Router:
         """With what an evaluation measured for these weights. CheckpointError: that file cannot be read."""
+        from models.probabilities import read_measured, unreadable
+
         path = folder / ROUTING
         stored = read_measured(path, sha256)
         if stored is None:
@@ -120,7 +125,7 @@ class Router:
             raise unreadable(path, error) from error
         return Router(vocabulary, threshold, measured=True)
 
-    def route(self, text: str, logits: Tensor, head: Head | None = None) -> Route:
+    def route(self, text: str, logits: Tensor | np.ndarray, head: Head | None = None) -> Route:
         """The route of a question with its (28,) question-type logits; `head`: the one that is asked for, whatever the form."""
         of_heads, names = head_probabilities(logits[None])[0], list(Head)
         likeliest = int(logits.argmax())

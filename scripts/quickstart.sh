@@ -44,5 +44,7 @@ print("\n".join(headline_lines(json.load(open(sys.argv[1])))))
 ' "$folder/results/report.json"
 echo
 echo "done in $((SECONDS - begin)) s without the installation. Generated data: these numbers have no clinical meaning."
-echo "report: $folder/results/report.json (tables for people in report.md beside it)"
+echo "report: $folder/results/report.html"
+echo "the data: $folder/analysis/analysis_report.html"
+echo "the other programs of README.md: source ${_environment#"$PWD/"}/bin/activate, with $folder/checkpoints/best_model as the model"
 echo "ask the model in a browser, on this machine alone: ./scripts/page.sh"

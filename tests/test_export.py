@@ -21,8 +21,9 @@ from configs.mimic_cxr_config import Config
 from data.frames import Frame, Pictures
 from data.label_space import HEADS, QUESTION_TYPES, Head
 from data.letterbox import letterbox
-from models.onnx_folder import MANIFEST, REPORT, file_of, sha256
+from models.onnx_folder import GRAPHS, MANIFEST, REPORT, file_of, sha256
 from models.onnx_model import OnnxModel, probabilities
+from models.routing import ROUTING, Router
 from tests.small_model import SIZE, TEXTS, VOCABULARY, build, model_config, small_tokenizer
 from training.export_checks import TOLERANCE, compare, generated_samples
 from training.export_run import ExportJob, lines, run_export
@@ -52,6 +53,9 @@ def report(trained) -> dict:
     """An export was written beside `trained`."""
     (trained / "temperature.json").write_text(
         json.dumps({"binary": 2.0, "region": 0.5, "model_sha256": sha256(trained / "model.safetensors")})
+    )
+    (trained / ROUTING).write_text(
+        json.dumps({"threshold": 0.7, "model_sha256": sha256(trained / "model.safetensors")})
     )
     return run_export(ExportJob(trained, trained.parent / "exported", int8=True, samples=8, threads=1))
 
@@ -97,6 +101,27 @@ def test_the_report_is_beside_the_graphs_and_in_the_table(report, exported):
     text = "\n".join(lines(report))
     assert "8 films and 32 questions (generated films)" in text
     assert all(f"{head.value} " in text for head in HEADS)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_no_operator_is_run_that_is_slower_than_its_steps(exported, precision, tmp_path, monkeypatch):
+    """In the graphs as ONNX Runtime rewrites them when it loads them."""
+    import onnx
+    import onnxruntime
+
+    written = iter(tmp_path / f"{graph}.onnx" for graph in GRAPHS)
+
+    class Kept(onnxruntime.SessionOptions):
+        def __init__(self):
+            super().__init__()
+            self.optimized_model_filepath = str(next(written))
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Kept)
+    OnnxModel.from_pretrained(exported, precision, threads=1)
+    used = {graph: {node.op_type for node in onnx.load(tmp_path / f"{graph}.onnx").graph.node} for graph in GRAPHS}
+    assert all("LayerNormalization" in operators for operators in used.values())
+    assert "ReduceMax" in used["fusion"]
+    assert set.union(*used.values()) & {"SkipLayerNormalization", "ReduceLogSumExp", "IsNaN"} == set()
 
 
 @pytest.mark.parametrize(("films", "texts"), [(1, 1), (1, 3), (2, 4)])
@@ -170,12 +195,8 @@ def test_a_film_is_asked(onnx, tmp_path):
     answers = onnx.ask(film, [TEXTS[1], TEXTS[0], TEXTS[1]])
     assert [one.question for one in answers] == [TEXTS[1], TEXTS[0], TEXTS[1]]
     assert answers[0] == answers[2]
+    assert [one.head for one in answers] == [Head.REGION, Head.BINARY, Head.REGION]  # as the words say
     for one in answers:
-        kind = next((kind for kind in QUESTION_TYPES if kind.name == one.type), None)
-        assert one.head == (kind.head if kind else None)
-        if one.head is None:
-            assert (one.classes, one.probabilities) == ((), None)
-            continue
         spec = HEADS[one.head]
         assert tuple(one.probabilities) == spec.classes
         best = max(one.probabilities, key=one.probabilities.get)
@@ -184,25 +205,31 @@ def test_a_film_is_asked(onnx, tmp_path):
         assert sum(one.looks.values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_question_that_no_head_answers_has_no_answer(onnx, monkeypatch):
-    film = onnx.encode_images(np.zeros((1, 1, SIZE, SIZE), np.float32))
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [("How old is the patient?", "the patient"), ("Why?", "a cause"), ("Nodule?", "confidence 0.30, needed 0.70")],
+)
+def test_what_the_model_folder_refuses_the_export_refuses(onnx, trained, question, said, monkeypatch):
+    """Rules for words and the measured threshold, as in `models.asking`; whatever type the classifier takes it for."""
+    logits = np.full(len(QUESTION_TYPES) + 1, -np.inf, np.float32)
+    of = {head: [i for i, kind in enumerate(QUESTION_TYPES) if kind.head == head] for head in Head}
+    logits[of[Head.BINARY][0]], logits[of[Head.REGION][0]], logits[-1] = np.log([0.3, 0.2, 0.5])
     encode = onnx.encode_texts
-    for number, name in ((len(QUESTION_TYPES), None), (0, "A_indication")):
-        only = np.eye(len(QUESTION_TYPES) + 1, dtype=np.float32)[[number]]
-        monkeypatch.setattr(onnx, "encode_texts", lambda tokens, only=only: encode(tokens) | {"question_type": only})
-        (one,) = onnx.ask(film, ["Why?"])
-        assert (one.type, one.head, one.classes, one.probabilities) == (name, None, (), None)
+    monkeypatch.setattr(onnx, "encode_texts", lambda tokens: encode(tokens) | {"question_type": logits[None]})
+    film = onnx.encode_images(np.zeros((1, 1, SIZE, SIZE), np.float32))
+    (one,) = onnx.ask(film, [question])
+    assert (one.type, one.head, one.classes, one.probabilities) == ("unsupported", None, (), None)
+    assert said in one.reason
+    router = Router.of_folder(trained, sha256(trained / "model.safetensors"), VOCABULARY)
+    assert one.reason == router.route(question, torch.from_numpy(logits)).reason
 
 
-def test_temperatures_of_these_weights_are_used(onnx, monkeypatch):
+def test_temperatures_of_these_weights_are_used(onnx):
     assert [onnx.manifest.temperature(head.value) for head in HEADS] == [2.0, None, 0.5, None]
     film = onnx.encode_images(np.zeros((1, 1, SIZE, SIZE), np.float32))
-    texts = onnx.encode_texts(onnx.tokens(["Where?"]))
+    texts = onnx.encode_texts(onnx.tokens(["Is there edema?"]))
     logits = onnx.answer(film, texts, np.array([0]), np.array([0]))["binary"][0].astype(float)
-    binary = next(i for i, kind in enumerate(QUESTION_TYPES) if kind.head == Head.BINARY)
-    only = np.eye(len(QUESTION_TYPES) + 1, dtype=np.float32)[[binary]]
-    monkeypatch.setattr(onnx, "encode_texts", lambda tokens: texts | {"question_type": only})
-    (one,) = onnx.ask(film, ["Where?"])
+    (one,) = onnx.ask(film, ["Is there edema?"])
     expected = 1 / (1 + np.exp((logits[0] - logits[1]) / 2))
     assert one.probabilities["yes"] == pytest.approx(expected)
 
@@ -267,6 +294,18 @@ def test_an_empty_question_is_refused(onnx):
     for wrong in ([], [" "]):
         with pytest.raises(DataError, match="empty question"):
             onnx.ask({}, wrong)
+
+
+@pytest.mark.parametrize("image_of", [[1], [-1], [], [0, 0]])
+def test_a_film_that_was_not_encoded_is_refused(onnx, image_of):
+    film = onnx.encode_images(np.zeros((1, 1, SIZE, SIZE), np.float32))
+    with pytest.raises(DataError, match="image_of must hold a number from 0 to 0 for each of 1 questions"):
+        onnx.ask(film, [TEXTS[0]], image_of)
+
+
+def test_one_text_is_not_taken_for_many(onnx):
+    with pytest.raises(DataError, match="a list of texts"):
+        onnx.ask(onnx.encode_images(np.zeros((1, 1, SIZE, SIZE), np.float32)), TEXTS[0])
 
 
 # Damage and mistakes

@@ -318,5 +318,8 @@ def test_the_script_needs_a_model_and_starts_the_page_on_the_quickstart(script, 
     assert script("--help").stdout.startswith("The evidence page")
 
 
-def test_the_quickstart_ends_with_the_page(root):
-    assert "./scripts/page.sh" in (root / "scripts/quickstart.sh").read_text().splitlines()[-1]
+def test_the_quickstart_ends_with_its_reports_and_how_to_go_on(root):
+    report, data, programs, page = (root / "scripts/quickstart.sh").read_text().splitlines()[-4:]
+    assert "$folder/results/report.html" in report and "$folder/analysis/analysis_report.html" in data
+    assert "/bin/activate" in programs and "$folder/checkpoints/best_model" in programs
+    assert "./scripts/page.sh" in page

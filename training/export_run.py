@@ -34,6 +34,7 @@ from models.onnx_graphs import write_graphs
 from models.onnx_int8 import quantise
 from models.onnx_model import OnnxModel
 from models.probabilities import read_temperatures
+from models.routing import Router
 from training.evaluation_run import check_fits
 from training.export_checks import accuracy, agreement, compare, generated_samples, index_samples
 from utils.errors import CheckpointError, ConfigError
@@ -99,7 +100,8 @@ def run_export(job: ExportJob) -> dict:
         write_graphs(model, folder)
         _write_tokenizer(tokenizer, folder)
         temperature = {head.value: value for head, value in read_temperatures(job.model_path, weights).items()}
-        write_manifest(model, tokenizer, config, folder, weights, temperature)
+        router = Router.of_folder(job.model_path, weights, vocabulary)
+        write_manifest(model, tokenizer, config, folder, weights, temperature, router)
         fp32 = OnnxModel.from_pretrained(folder, "fp32", job.threads)
         log.info("comparing them with the model on %d films", sum(len(sample.images) for sample in samples))
         report = {
@@ -116,7 +118,7 @@ def run_export(job: ExportJob) -> dict:
         if job.int8:
             log.info("rounding weights to 8 bits")
             quantise(folder)
-            write_manifest(model, tokenizer, config, folder, weights, temperature)
+            write_manifest(model, tokenizer, config, folder, weights, temperature, router)
             models["int8"] = OnnxModel.from_pretrained(folder, "int8", job.threads)
             report["agreement"] = agreement(fp32, models["int8"], samples)
         if dataset:
@@ -145,7 +147,7 @@ def write_export(model: SSGVQA, tokenizer: PreTrainedTokenizerBase, config: Conf
     _write_tokenizer(tokenizer, folder)
     if int8:
         quantise(folder)
-    write_manifest(model, tokenizer, config, folder, "", {})
+    write_manifest(model, tokenizer, config, folder, "", {}, Router(model.vocabulary))
 
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -162,6 +164,7 @@ def write_manifest(
     folder: Path,
     weights: str,
     temperature: dict[str, float],
+    router: Router,
 ) -> None:
     """manifest.json of the graphs and the tokenizer that are in a folder."""
     write_json(
@@ -179,7 +182,8 @@ def write_manifest(
             },
             "tokenizer": {"max_length": config.model.max_question_length, "pad_id": tokenizer.pad_token_id},
             "label_space": label_space.as_json(),
-            "entities": list(model.vocabulary.entities),
+            "vocabulary": model.vocabulary.as_json(),
+            "routing": {"threshold": router.threshold} if router.measured else None,
             "temperature": temperature or None,
             "sha256": hashes(folder),
             "made_with": {name: version(name) for name in ("torch", *EXPORTER)}
