@@ -103,11 +103,19 @@ def test_a_credentialed_model_needs_an_acknowledgement_that_is_recorded(hub_here
 def test_no_acknowledgement_makes_a_credentialed_model_public(hub_here, credentialed):  # noqa: F811
     with pytest.raises(HubError, match="never uploaded to a public repository"):
         command.main(["push", str(credentialed), NAME, "--public", "--acknowledge_credentialed", WORDS])
+    assert acknowledgement.recorded(credentialed, NAME) is None, "nothing is recorded for an upload that can never be"
     hub_here.repositories[NAME] = Repository(private=False)
     hub_here.repositories[NAME].commit("main", {}, "earlier")
     with pytest.raises(HubError, match="there already and public"):
-        command.main(["push", str(credentialed), NAME])
+        command.main(["push", str(credentialed), NAME, "--acknowledge_credentialed", WORDS])
     assert hub_here.repositories[NAME].messages == ["earlier"]
+
+
+@pytest.mark.parametrize("options", [["--who", "A. Author"], ["--write_only", "look", "--public"]])
+def test_options_that_would_do_nothing_are_refused(public, options, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main(["push", str(public), NAME, *options])
+    assert stop.value.code == 2 and "error: --" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
