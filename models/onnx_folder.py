@@ -10,7 +10,6 @@ Graphs of 2 GB and more keep their weights beside them, in *.onnx.data.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from data.vocabulary import Vocabulary
 from models.routing import Router
 from utils.errors import CheckpointError, ConfigError
 from utils.packages import require
+from utils.utils import sha256_of
 
 MANIFEST, TOKENIZER, REPORT = "manifest.json", "tokenizer.json", "export_report.json"
 FORMAT = 2
@@ -47,15 +47,9 @@ def require_replaceable(output: Path) -> None:
     raise ConfigError(f"{output} exists and is no exported model; name another folder")
 
 
-def sha256(path: Path) -> str:
-    """Of a file, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of each file that an export is used from."""
-    return {path.name: sha256(path) for path in sorted(folder.glob("*.onnx*")) + [folder / TOKENIZER]}
+    return {path.name: sha256_of(path) for path in sorted(folder.glob("*.onnx*")) + [folder / TOKENIZER]}
 
 
 @dataclass(frozen=True)
@@ -121,6 +115,6 @@ def read_manifest(folder: str | Path, precision: str) -> Manifest:
     for name in [*own, *(f"{name}.data" for name in own if f"{name}.data" in known), TOKENIZER]:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: not a complete export, it lacks {name}; copy the folder again")
-        if sha256(folder / name) != known.get(name):
+        if sha256_of(folder / name) != known.get(name):
             raise CheckpointError(f"{folder / name}: not the file that was exported; copy the folder again")
     return manifest

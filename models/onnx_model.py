@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import decode
+from data.frontal import FrontalCheck, check_frontal, colourfulness
+from data.images import decode, from_array
 from data.label_space import HEADS, REGIONS, Head
 from data.letterbox import letterbox
 from models.onnx_folder import GRAPHS, PACKAGES_FILE, TOKENIZER, Manifest, file_of, read_manifest
@@ -90,12 +91,29 @@ class OnnxModel:
         if isinstance(image, np.ndarray):
             if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
                 raise DataError(f"an image of shape {image.shape} and type {image.dtype}: must be (h, w) of uint8")
-            return letterbox(image, self.manifest.image_size)[None]
-        return letterbox(*_decoded(Path(image), self.manifest))[None]
+            pixels, width, height = image, image.shape[1], image.shape[0]
+        else:
+            pixels, width, height = decode(Path(image), self.manifest.shorter_side)
+        return letterbox(pixels, self.manifest.image_size, width, height)[None]
 
-    def read_images(self, images: Sequence[str | Path | np.ndarray]) -> Arrays:
-        """Encode films: files or (h, w) uint8 arrays. For `ask` and `answer`."""
-        return self.encode_images(np.stack([self.letterboxed(image) for image in images]))
+    def read_images(self, images: Sequence[str | Path | np.ndarray], force: bool = False) -> Arrays:
+        """Encode films: files or (h, w) uint8 arrays. For `ask` and `answer`.
+
+        `force`: also what is plainly no frontal chest film, which is a DataError otherwise.
+        """
+        if not len(images):
+            raise DataError("no film: give one image at least")
+        squares = [self.letterboxed(image) for image in images]
+        if not force:
+            for number, image in enumerate(images):
+                name = f"array {number}" if isinstance(image, np.ndarray) else f"image {image}"
+                self._frontal(image).refuse(name)
+        return self.encode_images(np.stack(squares))
+
+    def _frontal(self, image: str | Path | np.ndarray) -> FrontalCheck:
+        side = self.manifest.shorter_side
+        pixels = from_array(image, side)[0] if isinstance(image, np.ndarray) else decode(Path(image), side)[0]
+        return check_frontal(pixels, colourfulness(image))
 
     def encode_images(self, images: np.ndarray) -> Arrays:
         """(B, 1, S, S) float32 grey levels 0..255, letter-boxed -> outputs of the image graph."""
@@ -185,12 +203,6 @@ def probabilities(head: Head | str, logits: np.ndarray, temperature: float = 1.0
         return 0.5 * (1 + np.tanh(0.5 * values))  # the sigmoid, without overflow
     powers = np.exp(values - values.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
-
-
-def _decoded(path: Path, manifest: Manifest) -> tuple[np.ndarray, int, int, int]:
-    """Arguments of `letterbox` for a file."""
-    pixels, width, height = decode(path, manifest.shorter_side)
-    return pixels, manifest.image_size, width, height
 
 
 def _session(path: Path, threads: int):

@@ -21,13 +21,15 @@ from configs.mimic_cxr_config import Config
 from data.frames import Frame, Pictures
 from data.label_space import HEADS, QUESTION_TYPES, Head
 from data.letterbox import letterbox
-from models.onnx_folder import GRAPHS, MANIFEST, REPORT, file_of, sha256
+from models.onnx_folder import GRAPHS, MANIFEST, REPORT, file_of
 from models.onnx_model import OnnxModel, probabilities
 from models.routing import ROUTING, Router
+from tests.asking_model import TRAINED, drawn_film, write_film
 from tests.small_model import SIZE, TEXTS, VOCABULARY, build, model_config, small_tokenizer
 from training.export_checks import TOLERANCE, compare, generated_samples
 from training.export_run import ExportJob, lines, run_export
 from utils.errors import CheckpointError, ConfigError, DataError
+from utils.utils import sha256_of
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKBONE = {"visual_backbone": "convnext_atto", "visual_kwargs": {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}}
@@ -39,7 +41,7 @@ def model_folder(path: Path, config: Config | None = None, **changes) -> Path:
     config.model, config.data.image_size = model_config(**changes), SIZE
     model = build(**changes)
     model.credentialed = False
-    model.save_pretrained(path, small_tokenizer(), config)
+    model.save_pretrained(path, small_tokenizer(), config, TRAINED)
     return path
 
 
@@ -52,10 +54,10 @@ def trained(tmp_path_factory) -> Path:
 def report(trained) -> dict:
     """An export was written beside `trained`."""
     (trained / "temperature.json").write_text(
-        json.dumps({"binary": 2.0, "region": 0.5, "model_sha256": sha256(trained / "model.safetensors")})
+        json.dumps({"binary": 2.0, "region": 0.5, "model_sha256": sha256_of(trained / "model.safetensors")})
     )
     (trained / ROUTING).write_text(
-        json.dumps({"threshold": 0.7, "model_sha256": sha256(trained / "model.safetensors")})
+        json.dumps({"threshold": 0.7, "model_sha256": sha256_of(trained / "model.safetensors")})
     )
     return run_export(ExportJob(trained, trained.parent / "exported", int8=True, samples=8, threads=1))
 
@@ -189,9 +191,7 @@ def _broken(trained: Path, folder: Path) -> None:
 
 
 def test_a_film_is_asked(onnx, tmp_path):
-    rng = np.random.default_rng(1)
-    Image.fromarray(rng.integers(0, 255, (90, 120), dtype=np.uint8)).save(tmp_path / "film.png")
-    film = onnx.read_images([tmp_path / "film.png"])
+    film = onnx.read_images([write_film(tmp_path / "film.png")])
     answers = onnx.ask(film, [TEXTS[1], TEXTS[0], TEXTS[1]])
     assert [one.question for one in answers] == [TEXTS[1], TEXTS[0], TEXTS[1]]
     assert answers[0] == answers[2]
@@ -220,7 +220,7 @@ def test_what_the_model_folder_refuses_the_export_refuses(onnx, trained, questio
     (one,) = onnx.ask(film, [question])
     assert (one.type, one.head, one.classes, one.probabilities) == ("unsupported", None, (), None)
     assert said in one.reason
-    router = Router.of_folder(trained, sha256(trained / "model.safetensors"), VOCABULARY)
+    router = Router.of_folder(trained, sha256_of(trained / "model.safetensors"), VOCABULARY)
     assert one.reason == router.route(question, torch.from_numpy(logits)).reason
 
 
@@ -246,6 +246,17 @@ def test_long_questions_are_cut_and_said(onnx, caplog):
     assert "1 of 2 questions have more than 32 word pieces and are cut" in caplog.text
 
 
+def test_what_is_no_frontal_film_is_answered_by_force_alone(onnx, tmp_path):
+    noise = np.random.default_rng(1).integers(0, 255, (90, 120), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    for image in (noise, tmp_path / "noise.png"):
+        with pytest.raises(DataError, match="not a frontal chest film"):
+            onnx.read_images([drawn_film(), image])
+        assert len(onnx.read_images([drawn_film(), image], force=True)["boxes"]) == 2
+    with pytest.raises(DataError, match="no film"):
+        onnx.read_images([])
+
+
 PROGRAM = """
 import sys
 from models.onnx_model import OnnxModel
@@ -257,7 +268,7 @@ print([name for name in ("torch", "torchvision", "transformers", "timm", "pandas
 
 
 def test_pytorch_is_not_imported(exported, tmp_path):
-    Image.fromarray(np.full((80, 80), 90, np.uint8)).save(tmp_path / "film.png")
+    write_film(tmp_path / "film.png")
     command = [sys.executable, "-c", PROGRAM, str(exported), str(tmp_path / "film.png")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["2", "[]"], done.stderr

@@ -6,6 +6,7 @@ import pytest
 from data.label_space import HEADS
 from models.onnx_graphs import write_graphs
 from models.onnx_model import OnnxModel
+from tests.asking_model import TRAINED
 from tests.small_model import SIZE, TEXTS, build
 from tests.test_export import SMALL, model_folder, shorten
 from training import export_checks
@@ -74,7 +75,7 @@ def test_scores_on_an_index(tmp_path, monkeypatch):
     index = make_index(tmp_path)
     config = make_config(tmp_path / "checkpoints")
     trainer = make_trainer(index, config)
-    trainer.model.save_pretrained(tmp_path / "model", trainer.tokenizer, config)
+    trainer.model.save_pretrained(tmp_path / "model", trainer.tokenizer, config, TRAINED)
     job = ExportJob(tmp_path / "model", tmp_path / "out", int8=True, index=index.path, threads=1)
     report = run_export(job)
     assert report["samples"]["from"] == "validation split"

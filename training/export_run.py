@@ -15,7 +15,6 @@ from data import label_space
 from data.index import open_index
 from data.mimic_cxr_dataset import VQADataset
 from models.mimic_vqa_model import SSGVQA
-from models.model_folder import WEIGHTS
 from models.onnx_folder import (
     EXPORTER,
     FORMAT,
@@ -28,13 +27,13 @@ from models.onnx_folder import (
     hashes,
     require_exporter,
     require_replaceable,
-    sha256,
 )
 from models.onnx_graphs import write_graphs
 from models.onnx_int8 import quantise
 from models.onnx_model import OnnxModel
-from models.probabilities import read_temperatures
+from models.probabilities import read_temperatures, weights_sha256
 from models.routing import Router
+from models.trained import check_trained_record, check_trained_weights
 from training.evaluation_run import check_fits
 from training.export_checks import accuracy, agreement, compare, generated_samples, index_samples
 from utils.errors import CheckpointError, ConfigError
@@ -67,12 +66,15 @@ class ExportJob:
 def run_export(job: ExportJob) -> dict:
     """Export a model folder; returns the report, which is written beside the graphs.
 
-    CheckpointError: the model folder is damaged, or graphs and model differ by more than `export_checks.TOLERANCE`.
+    CheckpointError: the model folder is damaged or holds no trained model, or graphs and model differ by more than
+        `export_checks.TOLERANCE`.
     ConfigError: packages are missing, or the model cannot be exported. DataError: the index does not fit the model.
     """
     require_exporter()
     require_replaceable(job.output)
+    check_trained_record(job.model_path)
     model, tokenizer, config, vocabulary = SSGVQA.from_pretrained(job.model_path)
+    check_trained_weights(model, job.model_path)
     refuse(config, tokenizer, job.model_path)
     dataset = None
     if job.index:
@@ -94,7 +96,7 @@ def run_export(job: ExportJob) -> dict:
     if source["credentialed"]:
         log.warning("%s", lineage_notice(source))
         warn_if_open(job.output.parent)
-    weights = sha256(job.model_path / WEIGHTS)
+    weights = weights_sha256(job.model_path)
     with writing_to(job.output, ADVICE, CheckpointError), atomic_directory(job.output) as folder:
         log.info("writing three graphs")
         write_graphs(model, folder)
