@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from data.label_space import HEADS
 from models.onnx_graphs import write_graphs
@@ -75,6 +76,7 @@ def test_scores_on_an_index(tmp_path, monkeypatch):
     index = make_index(tmp_path)
     config = make_config(tmp_path / "checkpoints")
     trainer = make_trainer(index, config)
+    torch.nn.init.normal_(trainer.model.region_predictor.box[-1].weight, std=0.01)  # as if it had been trained
     trainer.model.save_pretrained(tmp_path / "model", trainer.tokenizer, config, TRAINED)
     job = ExportJob(tmp_path / "model", tmp_path / "out", int8=True, index=index.path, threads=1)
     report = run_export(job)

@@ -192,8 +192,14 @@ def test_a_study_that_is_not_there_is_one_line(browser):
     assert "no study of this number" in message(browser)
 
 
-@pytest.mark.parametrize("method", ["LayerCAM", "Attention to the film"])
-def test_a_map_is_drawn_over_the_film_on_demand(browser, place, method):
+@pytest.mark.parametrize(
+    ("method", "caption"),
+    [
+        ("LayerCAM", "LayerCAM for"),
+        ("Attention to the film", "Attention to the film: what is read, whatever the answer"),
+    ],
+)
+def test_a_map_is_drawn_over_the_film_on_demand(browser, place, method, caption):
     open_film(browser, a_film(place))
     ask_when_open(browser)
     assert not browser.evaluate("document.querySelector('image.map')")
@@ -204,7 +210,7 @@ def test_a_map_is_drawn_over_the_film_on_demand(browser, place, method):
         browser.click(f"[role=option]:nth-of-type({number})")
     browser.click("#draw")
     browser.wait("document.querySelector('image.map')")
-    assert f"{method} for" in browser.text()
+    assert caption in browser.text()
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\nbroken"])

@@ -121,8 +121,8 @@ def test_a_service_that_fails_is_left_alone_with_one_warning(sink_of, caplog, tm
             sink.log(step, {"train/loss": 1.0})
         sink.close()
     assert run.taken == [(0, 0)]
-    (record,) = [one for one in caplog.records if one.name == wandb_sink.log.name]
-    assert "the service is gone" in record.message and "training goes on" in record.message
+    (record,) = [one for one in caplog.records if "the service is gone" in one.message]
+    assert "training goes on" in record.message
     assert f"scripts/track.py replay {tmp_path}" in record.message
 
 
