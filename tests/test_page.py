@@ -3,11 +3,13 @@
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -315,7 +317,23 @@ def test_the_script_needs_a_model_and_starts_the_page_on_the_quickstart(script, 
     assert script().stdout == f"<examples/app.py>{folder}"
     assert "requirements-page.txt" in (tmp_path / "pip.log").read_text()
     assert script("--model", "a b", "--port", "0").stdout == "<examples/app.py><--model><a b><--port><0>"
+    assert script("--port", "0").stdout == f"<examples/app.py>{folder}<--port><0>"
     assert script("--help").stdout.startswith("The evidence page")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("gradio") is None, reason="no gradio: pip install -r requirements-page.txt")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_opened_films_are_gone_however_the_page_ends(root, tmp_path, number):
+    command = [sys.executable, "examples/app.py", "--port", "0", "--model", str(tmp_path / "none")]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as page:
+        while "page: http" not in page.stdout.readline():
+            assert page.poll() is None
+        assert len(list(tmp_path.glob("ssgvqa-page-*"))) == 1
+        page.send_signal(number)
+        assert page.wait(60) in (0, 130)  # 130: before the page was up
+    assert list(tmp_path.glob("ssgvqa-page-*")) == []
 
 
 def test_the_quickstart_ends_with_its_reports_and_how_to_go_on(root):

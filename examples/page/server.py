@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -67,9 +68,16 @@ def reserve(port: int) -> socket.socket:
 def quiet_environment() -> Iterator[None]:
     """Everything imported inside keeps to itself, and keeps its files in a folder that is removed at the end."""
     os.environ.update(QUIET)
-    with tempfile.TemporaryDirectory(prefix="ssgvqa-page-") as folder:  # mode 0700
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        yield
+    # a kill or a closed terminal leaves no film behind either
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        with tempfile.TemporaryDirectory(prefix="ssgvqa-page-") as folder:  # mode 0700
+            os.environ["GRADIO_TEMP_DIR"] = folder
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def serve(make: Callable[[], gradio.Blocks], listening: socket.socket, head: str) -> None:
