@@ -117,17 +117,21 @@ def story(tmp_path_factory):
 
 
 def found_in(content: bytes, words: set[str]) -> set[str]:
-    """The words that are there, whole numbers as whole numbers only, in whatever letters; also as JSON has them."""
+    """The words that are there, whole numbers as whole numbers only, in whatever letters; also as JSON has them.
+
+    A short name, as that of a machine may be, counts as a whole word only: it stands in many a random id.
+    """
     text = content.decode("utf-8", "replace").lower()
     forms = {word: {word.lower(), json.dumps(word)[1:-1].lower()} for word in words}
-    return {
-        word
-        for word, known in forms.items()
-        if any(
-            re.search(rf"(?<![0-9a-f.]){re.escape(one)}(?![0-9a-f])", text) if word.isdigit() else one in text
-            for one in known
-        )
-    }
+    return {word for word, known in forms.items() if any(_stands_in(text, one) for one in known)}
+
+
+def _stands_in(text: str, word: str) -> bool:
+    if word.isdigit():
+        return re.search(rf"(?<![0-9a-f.]){word}(?![0-9a-f])", text) is not None
+    if len(word) < 5:
+        return re.search(rf"(?<![0-9a-z]){re.escape(word)}(?![0-9a-z])", text) is not None
+    return word in text
 
 
 def test_planted_words_would_be_found():
